@@ -1,0 +1,254 @@
+/* impetus.h - the one public header: status codes, engine, model, request.
+ *
+ * Place:   implemented by src/engine; everything a program that embeds Impetus needs.
+ * Idea:    an engine owns the compute units and one scheduler thread; models are loaded into it;
+ *          a request is submitted with a callback and ends with exactly one final event.
+ * Threads: every function may be called from any thread; callbacks run on the scheduler's
+ *          thread, must not block and must not call back into imp_engine_free or imp_model_unload.
+ * Memory:  pointers passed in are borrowed for the duration of the call only (imp_submit copies);
+ *          pointers in an event are valid only inside the callback. */
+#ifndef IMPETUS_H
+#define IMPETUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define IMPETUS_VERSION "0.1.0"
+
+/* X(name, code, text). Codes are stable: they cross process borders. */
+#define IMP_STATUS_LIST(X)                                                                                   \
+    X(OK, 0, "ok")                                                                                           \
+    X(NOMEM, 1, "out of memory")                                                                             \
+    X(IO, 2, "input or output failed")                                                                       \
+    X(NOT_FOUND, 3, "not found")                                                                             \
+    X(FORMAT, 4, "malformed file")                                                                           \
+    X(UNSUPPORTED, 5, "not supported")                                                                       \
+    X(INVALID, 6, "invalid argument")                                                                        \
+    X(TOO_LARGE, 7, "too large")                                                                             \
+    X(NO_FIT, 8, "does not fit in memory")                                                                   \
+    X(BUSY, 9, "queue is full")                                                                              \
+    X(NOT_READY, 10, "not ready")                                                                            \
+    X(CANCELLED, 11, "cancelled")                                                                            \
+    X(DEVICE, 12, "device failed")                                                                           \
+    X(INTERNAL, 13, "internal error")
+
+typedef enum imp_status {
+#define IMP_X(name, code, text) IMP_##name = code,
+    IMP_STATUS_LIST(IMP_X)
+#undef IMP_X
+} imp_status;
+
+#if defined(__GNUC__) || defined(__clang__)
+#define IMP_MUST_USE     __attribute__((warn_unused_result))
+#define IMP_PRINTF(a, b) __attribute__((format(printf, a, b)))
+#else
+#define IMP_MUST_USE
+#define IMP_PRINTF(a, b)
+#endif
+
+/* What went wrong, for a person. Filled by functions that take an imp_error *; may be NULL there. */
+typedef struct imp_error {
+    imp_status status;
+    char text[480];    /* one sentence: what is wrong and what to do; no newline */
+    char field[64];    /* request field or file part at fault; "" when none */
+    uint64_t position; /* byte offset in the input, when the input is text or a file */
+} imp_error;
+
+const char *imp_status_name(imp_status s); /* "NOT_FOUND" */
+const char *imp_status_text(imp_status s); /* "not found" */
+
+/* ---- engine ------------------------------------------------------------------------------- */
+
+typedef struct imp_engine imp_engine;
+typedef struct imp_model imp_model;
+
+typedef struct imp_engine_config {
+    const char *device;   /* "cpu", "ref"; NULL: chosen by the planner */
+    uint32_t n_thread;    /* 0: one a physical core */
+    uint32_t n_ctx;       /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
+    uint32_t n_parallel;  /* sequences that generate at once; 0: 8 */
+    uint32_t n_queue;     /* requests that may wait; 0: 1024 */
+    uint32_t n_batch;     /* tokens a step may process; 0: 512 */
+    uint64_t mem_bytes;   /* memory limit; 0: what the machine has available */
+    const char *kv_dtype; /* "f16" (default), "f32" */
+    bool quiet;           /* no progress on stderr */
+} imp_engine_config;
+
+IMP_MUST_USE imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err);
+void imp_engine_free(imp_engine *e); /* cancels what runs; every accepted request gets its final event first */
+
+typedef struct imp_model_info {
+    const char *id;          /* the name requests use */
+    const char *path;        /* as given to imp_engine_load */
+    const char *arch;        /* "llama", "bert", ... */
+    const char *type;        /* weight type of most bytes: "q4_0", "f32" */
+    const char *device;      /* where it runs */
+    const char *template_id; /* chat template family, NULL: chat is refused */
+    uint64_t n_param;
+    uint64_t file_bytes;
+    uint32_t n_vocab, n_layer, n_embd, n_head, n_kv_head;
+    uint32_t n_ctx_train;    /* the model's own limit */
+    uint32_t n_ctx;          /* what this engine serves */
+    bool can_generate, can_embed;
+    uint32_t embed_dim;      /* 0 when it cannot embed */
+    bool matryoshka;         /* the model says that shortened embeddings keep their meaning */
+    int64_t created;         /* Unix seconds */
+} imp_model_info;
+
+/* Load from a GGUF file, or a folder or file of safetensors. id NULL: the file's own name without suffix. */
+IMP_MUST_USE imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_model **out,
+                                        imp_error *err);
+void imp_model_unload(imp_model *m); /* waits for its requests, which end CANCELLED */
+size_t imp_engine_models(imp_engine *e, imp_model **out, size_t cap); /* returns how many there are */
+imp_model *imp_engine_find(imp_engine *e, const char *id);            /* NULL: unknown */
+const imp_model_info *imp_model_get_info(const imp_model *m);
+
+/* Memory of a model, from the same code that allocates it. Bytes. */
+typedef struct imp_memory {
+    uint64_t weights, kv, scratch, other, total;
+    uint64_t available;   /* what the limit was when this was computed */
+    uint32_t largest_ctx; /* the largest n_ctx that fits, 0: not even the smallest */
+    bool fits;
+} imp_memory;
+/* Plan without loading: path, context and parallel sequences as imp_engine_load would take them. */
+IMP_MUST_USE imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err);
+void imp_model_get_memory(const imp_model *m, imp_memory *out); /* as allocated */
+
+/* ---- text --------------------------------------------------------------------------------- */
+
+enum { IMP_TOK_ADD_SPECIAL = 1, IMP_TOK_PARSE_SPECIAL = 2 };
+
+/* ids: *out_ids is malloc'd, the caller frees it with imp_free. text need not end in NUL. */
+IMP_MUST_USE imp_status imp_tokenize(const imp_model *m, const char *text, size_t n_text, unsigned flags,
+                                     int32_t **out_ids, size_t *out_n, imp_error *err);
+/* text: *out_text is malloc'd and NUL-terminated (n_out does not count the NUL); imp_free it. */
+IMP_MUST_USE imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool special,
+                                       char **out_text, size_t *out_n, imp_error *err);
+/* The bytes of one token as the vocabulary spells it; borrowed from the model; NULL when id is out of range. */
+const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n_out);
+
+typedef struct imp_message {
+    const char *role; /* "system", "user", "assistant" */
+    const char *content;
+} imp_message;
+/* The prompt text a chat becomes, ending where the assistant's answer starts; tokenise it with
+ * IMP_TOK_PARSE_SPECIAL. UNSUPPORTED when the model's template is not known. imp_free *out_text. */
+IMP_MUST_USE imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n_msgs,
+                                        char **out_text, imp_error *err);
+void imp_free(void *p);
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+typedef struct imp_logit_bias {
+    int32_t id;
+    float bias; /* added to the logit; -100 or less bans the token */
+} imp_logit_bias;
+
+typedef struct imp_sampling {
+    float temperature;       /* 0: greedy */
+    int32_t top_k;           /* 0: off */
+    float top_p;             /* 1: off */
+    float min_p;             /* 0: off */
+    float repeat_penalty;    /* 1: off */
+    int32_t repeat_last_n;   /* window of the three penalties; -1: whole sequence, 0: off */
+    float presence_penalty;  /* 0: off */
+    float frequency_penalty; /* 0: off */
+    uint64_t seed;           /* UINT64_MAX: random */
+    const imp_logit_bias *bias;
+    size_t n_bias;
+} imp_sampling;
+void imp_sampling_default(imp_sampling *s); /* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, rest off */
+
+typedef enum imp_request_kind {
+    IMP_REQUEST_GENERATE, /* tokens in, text out */
+    IMP_REQUEST_EMBED,    /* n_input texts in, one vector each out */
+    IMP_REQUEST_SCORE     /* tokens in, logits of every position out */
+} imp_request_kind;
+
+typedef enum imp_finish { IMP_FINISH_STOP, IMP_FINISH_LENGTH, IMP_FINISH_CANCELLED, IMP_FINISH_ERROR } imp_finish;
+
+typedef struct imp_token_prob {
+    int32_t id;
+    float logprob;
+} imp_token_prob;
+
+typedef enum imp_event_kind {
+    IMP_EVENT_TEXT,      /* more text; whole UTF-8 characters only, no part of a stop string */
+    IMP_EVENT_EMBEDDING, /* the vector of input `index` */
+    IMP_EVENT_LOGITS,    /* the logits after input position `index` */
+    IMP_EVENT_DONE       /* final: exactly one an accepted request */
+} imp_event_kind;
+
+typedef struct imp_usage {
+    uint32_t n_prompt, n_generated; /* tokens */
+    uint32_t n_cached;              /* prompt tokens not computed again */
+    double queue_ms, prefill_ms, decode_ms;
+} imp_usage;
+
+typedef struct imp_event {
+    imp_event_kind kind;
+    /* TEXT: n_text bytes, may be 0 when a token's bytes are still held back */
+    const char *text;
+    size_t n_text;
+    /* TEXT, when n_logprobs > 0 was asked: the tokens whose text this is, their probabilities and each one's
+     * n_top best alternatives (top[i * n_top + j], best first) */
+    const imp_token_prob *tokens;
+    size_t n_tokens;
+    const imp_token_prob *top;
+    size_t n_top;
+    /* EMBEDDING, LOGITS */
+    size_t index;
+    const float *vector;
+    size_t n_vector;
+    /* DONE */
+    imp_finish finish;
+    imp_usage usage;
+    const imp_error *error; /* ERROR and CANCELLED */
+} imp_event;
+
+typedef void (*imp_event_fn)(void *user, uint64_t id, const imp_event *ev);
+
+typedef struct imp_request {
+    imp_request_kind kind;
+    const int32_t *ids;     /* all inputs' tokens, one after the other */
+    const size_t *n_ids;    /* tokens of each input */
+    size_t n_input;         /* 1 for GENERATE and SCORE */
+    uint32_t max_tok;       /* GENERATE: at most this many; 0: until the context is full */
+    imp_sampling sampling;
+    const char *const *stop;
+    size_t n_stop;
+    bool ignore_eos;
+    uint32_t n_logprobs;    /* alternatives a token; with want_logprobs */
+    bool want_logprobs;
+    bool raw_embedding;     /* EMBED: true leaves out the model's normalisation */
+    uint32_t dimensions;    /* EMBED: 0: all; else cut to this many and normalise again */
+    imp_event_fn on_event;
+    void *user;
+} imp_request;
+
+/* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,
+ * no callback. OK: *out_id names the request for imp_cancel. The callback may come before this returns. */
+IMP_MUST_USE imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err);
+void imp_cancel(imp_engine *e, uint64_t id); /* unknown or finished ids are ignored */
+
+/* ---- counters ----------------------------------------------------------------------------- */
+
+typedef struct imp_stats {
+    uint64_t n_request, n_done, n_cancelled, n_failed, n_refused;
+    uint64_t n_prompt_tok, n_generated_tok, n_embedded_tok;
+    uint64_t n_step;
+    double step_s, prefill_s, decode_s;
+    uint32_t n_running, n_waiting;
+    uint32_t kv_block_used, kv_block_total;
+} imp_stats;
+void imp_engine_get_stats(imp_engine *e, imp_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,49 @@
+/* base/sys.h - the seam to the system: every call that can fail for reasons outside the program.
+ *
+ * Place:   layer 0; the only code that calls malloc, open, mmap, pthread_create and the like.
+ * Idea:    each function counts itself; imp_sys_fail_at(n) makes the nth call from now fail the way the
+ *          system would (NULL, IMP_IO, ...). tests/fault walks n until a run has no failure.
+ * Threads: all of it is thread-safe; the counter is atomic. */
+#ifndef IMP_SYS_H
+#define IMP_SYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "impetus.h"
+
+void *imp_sys_malloc(size_t n); /* n == 0 gives a unique pointer */
+void *imp_sys_calloc(size_t n, size_t size);
+void *imp_sys_realloc(void *p, size_t n);
+void imp_sys_free(void *p);
+char *imp_sys_strdup(const char *s);
+/* Page-aligned zeroed memory, huge pages asked for when large; n is given back with it. */
+void *imp_sys_pages(size_t n);
+void imp_sys_pages_free(void *p, size_t n);
+
+/* A whole file, read-only: mapped where that works, else read. */
+typedef struct imp_sys_file {
+    const uint8_t *data; /* owned; NULL when the file is empty */
+    uint64_t n;
+    bool mapped;
+} imp_sys_file;
+/* NOT_FOUND, IO (also when path is a folder), NOMEM; err says which and why. */
+IMP_MUST_USE imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_error *err);
+void imp_sys_file_close(imp_sys_file *f);
+bool imp_sys_is_dir(const char *path);
+bool imp_sys_is_file(const char *path);
+/* Write n bytes to path + ".tmp", sync, rename over path. */
+IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
+
+/* Memory of the machine in bytes: all, and what can be used now without swapping. */
+void imp_sys_memory(uint64_t *total, uint64_t *available);
+uint32_t imp_sys_n_core(void); /* physical cores this process may use, at least 1 */
+
+/* Fault injection: the nth counted call from now on fails (1 = the next); 0 switches it off. */
+void imp_sys_fail_at(uint64_t n);
+uint64_t imp_sys_n_call(void); /* counted calls so far */
+uint64_t imp_sys_n_alloc(void); /* heap calls so far: the decode loop must not raise it */
+bool imp_sys_should_fail(void); /* counts one call; for seams outside this file */
+
+#endif

@@ -1,0 +1,37 @@
+/* base/thread.h - a pool of pinned threads that run one function together, with a cheap barrier. */
+#ifndef IMP_THREAD_H
+#define IMP_THREAD_H
+
+#include "base/base.h"
+
+typedef struct imp_pool imp_pool;
+typedef void (*imp_pool_fn)(void *ctx, uint32_t ith, uint32_t n_thread);
+
+/* n_thread >= 1, the caller is thread 0; workers are pinned to cores where the system allows it. */
+IMP_MUST_USE imp_status imp_pool_new(uint32_t n_thread, imp_pool **out);
+void imp_pool_free(imp_pool *p);
+uint32_t imp_pool_n_thread(const imp_pool *p);
+/* fn(ctx, i, n) on every thread at once; returns when all are done. One caller at a time. */
+void imp_pool_run(imp_pool *p, imp_pool_fn fn, void *ctx);
+/* Inside fn: nobody passes before all n have come. Spins briefly, then sleeps. */
+void imp_pool_barrier(imp_pool *p);
+
+/* A plain thread, mutex and condition through the seam. */
+typedef struct imp_thread imp_thread;
+IMP_MUST_USE imp_status imp_thread_start(void (*fn)(void *), void *arg, imp_thread **out);
+void imp_thread_join(imp_thread *t); /* and frees it */
+
+typedef struct imp_mutex imp_mutex;
+IMP_MUST_USE imp_status imp_mutex_new(imp_mutex **out);
+void imp_mutex_free(imp_mutex *m);
+void imp_mutex_lock(imp_mutex *m);
+void imp_mutex_unlock(imp_mutex *m);
+
+typedef struct imp_cond imp_cond;
+IMP_MUST_USE imp_status imp_cond_new(imp_cond **out);
+void imp_cond_free(imp_cond *c);
+void imp_cond_wait(imp_cond *c, imp_mutex *m);
+bool imp_cond_wait_ms(imp_cond *c, imp_mutex *m, uint32_t ms); /* false: timed out */
+void imp_cond_broadcast(imp_cond *c);
+
+#endif

@@ -1,0 +1,79 @@
+/* dev/dev.h - what a compute unit is to the rest of the program: the vtable every device implements.
+ *
+ * Place:   layer 4. sched and engine drive it; each folder beside it implements it.
+ * Idea:    compile(graph, limits) allocates everything once (packed weights, KV blocks, scratch) and gives an
+ *          executable; run(batch) computes one step over a ragged batch and cannot fail for lack of memory.
+ *          plan() says what compile() will allocate, computed by the same code.
+ * KV:      the device owns the memory, cut into n_kv_block blocks of IMP_KV_BLOCK tokens over all layers; the
+ *          scheduler owns the numbering: each sequence of a batch brings its block table.
+ * Threads: one caller at a time for a device's run; open, plan and info from any. */
+#ifndef IMP_DEV_H
+#define IMP_DEV_H
+
+#include "graph/graph.h"
+
+enum { IMP_KV_BLOCK = 64 }; /* tokens */
+
+typedef struct imp_limits {
+    uint32_t max_tok;    /* tokens a step, over all sequences */
+    uint32_t max_seq;    /* sequences a step */
+    uint32_t max_out;    /* output rows a step */
+    uint32_t max_ctx;    /* tokens a sequence may reach (encoders: longest input) */
+    uint32_t n_kv_block; /* 0 for graphs without a cache */
+    imp_dtype kv_dtype;  /* f16 or f32 */
+} imp_limits;
+
+typedef struct imp_batch_seq {
+    uint32_t first_tok, n_tok; /* its rows in this step */
+    uint32_t n_past;           /* tokens already in the cache; position i of the sequence is n_past + i */
+    const uint32_t *block;     /* block table: ceil((n_past + n_tok) / IMP_KV_BLOCK) entries; NULL without a cache */
+} imp_batch_seq;
+
+typedef struct imp_batch {
+    uint32_t n_tok, n_seq, n_out;
+    const int32_t *token;       /* [n_tok], each in 0..n_vocab-1 (checked by the caller) */
+    const int32_t *pos;         /* [n_tok] */
+    const int32_t *type;        /* [n_tok] token types, NULL: all 0 */
+    const imp_batch_seq *seq;   /* [n_seq], covering all tokens in order */
+    const uint32_t *out_row;    /* [n_out] rows that GATHER picks; unused when the graph pools */
+} imp_batch;
+
+typedef struct imp_dev_memory {
+    uint64_t weights; /* held by the device beside the model's own mapping; mapped weights used in place count in
+                         `mapped` */
+    uint64_t mapped, kv, scratch, other;
+} imp_dev_memory;
+
+typedef struct imp_device imp_device;
+typedef struct imp_exec imp_exec;
+
+typedef struct imp_device_ops {
+    const char *kind; /* "cpu", "ref" */
+    /* NULL: the device runs this node; else why not (a fixed string). */
+    const char *(*refuses)(const imp_device *d, const imp_graph *g, imp_val v);
+    imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out, imp_error *err);
+    /* The graph and its weights stay borrowed until exec_free. */
+    imp_status (*compile)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out, imp_error *err);
+    /* One step. *out: [n_out or n_seq][width] f32, the device's, valid until the next run. INVALID: beyond limits. */
+    imp_status (*run)(imp_exec *x, const imp_batch *b, const float **out, imp_error *err);
+    /* Copy block src to dst, all layers (a shared prefix block that is about to be written). */
+    void (*kv_copy)(imp_exec *x, uint32_t dst, uint32_t src);
+    void (*exec_free)(imp_exec *x);
+    void (*close)(imp_device *d);
+} imp_device_ops;
+
+struct imp_device {
+    const imp_device_ops *ops;
+    char name[64]; /* "cpu0" */
+};
+struct imp_exec {
+    imp_device *dev;
+};
+
+/* n_thread 0: one a physical core. */
+IMP_MUST_USE imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err);
+IMP_MUST_USE imp_status imp_dev_ref_open(imp_device **out, imp_error *err);
+/* By kind name. NOT_FOUND lists the kinds there are. */
+IMP_MUST_USE imp_status imp_dev_open(const char *kind, uint32_t n_thread, imp_device **out, imp_error *err);
+
+#endif

@@ -1,0 +1,50 @@
+/* fmt/gguf.h - GGUF v2 and v3 files: bytes to key-values and a tensor directory. */
+#ifndef IMP_GGUF_H
+#define IMP_GGUF_H
+
+#include "tensor/tensor.h"
+
+typedef struct imp_gguf imp_gguf;
+
+typedef enum imp_gguf_type {
+    IMP_GGUF_U8, IMP_GGUF_I8, IMP_GGUF_U16, IMP_GGUF_I16, IMP_GGUF_U32, IMP_GGUF_I32, IMP_GGUF_F32, IMP_GGUF_BOOL,
+    IMP_GGUF_STRING, IMP_GGUF_ARRAY, IMP_GGUF_U64, IMP_GGUF_I64, IMP_GGUF_F64
+} imp_gguf_type;
+
+typedef struct imp_str { /* borrowed bytes, not NUL-terminated */
+    const char *p;
+    size_t n;
+} imp_str;
+
+/* Everything is checked here, once: magic, version, counts, string and array lengths, alignment, unique keys and
+ * names, known dtypes, ranges inside the file, aligned and disjoint. FORMAT with byte position; UNSUPPORTED names
+ * a type of tensor that is known but refused. */
+IMP_MUST_USE imp_status imp_gguf_open(const char *path, imp_gguf **out, imp_error *err);
+/* The same over bytes that stay the caller's (tests, fuzzing). */
+IMP_MUST_USE imp_status imp_gguf_parse(const uint8_t *p, uint64_t n, imp_gguf **out, imp_error *err);
+void imp_gguf_close(imp_gguf *g);
+
+uint64_t imp_gguf_n_kv(const imp_gguf *g);
+imp_str imp_gguf_key(const imp_gguf *g, uint64_t i, imp_gguf_type *type);
+/* Typed lookups; integers of every width are widened with sign and range check. false: absent or of another type
+ * (imp_gguf_has tells which). */
+bool imp_gguf_has(const imp_gguf *g, const char *key);
+bool imp_gguf_u64(const imp_gguf *g, const char *key, uint64_t *out);
+bool imp_gguf_i64(const imp_gguf *g, const char *key, int64_t *out);
+bool imp_gguf_f64(const imp_gguf *g, const char *key, double *out); /* f32, f64 or any integer */
+bool imp_gguf_bool(const imp_gguf *g, const char *key, bool *out);
+bool imp_gguf_str(const imp_gguf *g, const char *key, imp_str *out);
+/* Arrays. Element i is read with the typed getters below; 0 elements is valid. */
+bool imp_gguf_array(const imp_gguf *g, const char *key, imp_gguf_type *elem, uint64_t *n);
+imp_str imp_gguf_array_str(const imp_gguf *g, const char *key, uint64_t i);
+/* All elements at once into malloc-free caller storage; false when the element type does not fit. */
+bool imp_gguf_array_strs(const imp_gguf *g, const char *key, imp_str *out, uint64_t n);
+bool imp_gguf_array_i64(const imp_gguf *g, const char *key, int64_t *out, uint64_t n);
+bool imp_gguf_array_f32(const imp_gguf *g, const char *key, float *out, uint64_t n);
+
+uint64_t imp_gguf_n_tensor(const imp_gguf *g);
+const imp_tensor *imp_gguf_tensor_at(const imp_gguf *g, uint64_t i, imp_str *name);
+const imp_tensor *imp_gguf_tensor(const imp_gguf *g, const char *name); /* NULL: absent */
+uint64_t imp_gguf_file_bytes(const imp_gguf *g);
+
+#endif
