@@ -39,7 +39,7 @@ $(BUILD)/config.mk: tools/configure
 	@CC="$(CC)" sh tools/configure $(if $(filter $(INSTALL_GOALS),$(MAKECMDGOALS)),--install) > $@.tmp && mv $@.tmp $@
 
 OPT    ?= -O2
-CFLAGS_ALL = -std=gnu11 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror -Wvla -Wconversion \
+CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror -Wvla -Wconversion \
 	-Wno-sign-conversion -Wmissing-prototypes -Wstrict-prototypes -Iinclude -Isrc -I$(BUILD)/gen \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) $(LIB_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL = $(if $(SAN),-fsanitize=$(SAN)) -pthread $(LDFLAGS)

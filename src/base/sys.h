@@ -40,6 +40,9 @@ IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size
 void imp_sys_memory(uint64_t *total, uint64_t *available);
 uint32_t imp_sys_n_core(void); /* physical cores this process may use, at least 1 */
 
+/* Bind the calling thread to the given physical core (0 = the first of this process's); a wish, nothing fails. */
+void imp_sys_pin_thread(uint32_t core);
+
 /* Fault injection: the nth counted call from now on fails (1 = the next); 0 switches it off. */
 void imp_sys_fail_at(uint64_t n);
 uint64_t imp_sys_n_call(void); /* counted calls so far */
