@@ -1,0 +1,201 @@
+/* dev/ref/ref.c - the reference device: memory and the walk over the nodes; the ops are in ops.c.
+ *
+ * Place:   opened by name ("ref"); tests hold every other device to it, and tiny models run on it.
+ * Idea:    each value of the graph has its own f32 buffer; weights stay where they are and are decoded row by row.
+ *          The KV cache holds f32, rounded to f16 first when that is what was asked for.
+ * Layout:  kv [layer][k|v][block][IMP_KV_BLOCK][n_kv_head * head_dim]
+ * Threads: the caller's only. */
+#include "dev/ref/ref.h"
+#include "dev/check.h"
+
+/* Everything that compile allocates, in elements; plan prints it, compile takes it. */
+typedef struct ref_sizes {
+    uint64_t kv, kv_layer_at, row, score, hidden; /* elements of one array each */
+    uint64_t values;                              /* elements of all value buffers */
+    uint64_t mapped;                              /* bytes of weights */
+} ref_sizes;
+
+static imp_status too_large(imp_error *err)
+{
+    return imp_fail(err, IMP_TOO_LARGE, "the sizes of the graph overflow; lower the limits");
+}
+
+static uint64_t widest(const imp_graph *g, imp_op op)
+{
+    uint64_t w = 1;
+    for (imp_val v = 1; v <= imp_graph_n(g); v++) {
+        const imp_node *n = imp_graph_node(g, v);
+        if (n->op == op || op == IMP_N_OP) w = IMP_MAX(w, n->width);
+    }
+    return w;
+}
+
+static imp_status sizes_of(const imp_graph *g, const imp_limits *lim, ref_sizes *s, imp_error *err)
+{
+    *s = (ref_sizes){0};
+    IMP_TRY(imp_dev_check_limits(g, lim, err));
+    uint32_t n_expert = 0;
+    for (imp_val v = 1; v <= imp_graph_n(g); v++) {
+        const imp_node *n = imp_graph_node(g, v);
+        if (n->op == IMP_OP_WEIGHT) {
+            for (uint32_t i = 0; i < n->u.weight.n_part; i++)
+                s->mapped += imp_tensor_bytes(&n->u.weight.part[i]);
+            continue;
+        }
+        uint64_t elem;
+        if (!imp_mul_u64(imp_dev_max_rows(lim, n->rows), n->width, &elem) ||
+            !imp_add_u64(s->values, elem, &s->values)) {
+            return too_large(err);
+        }
+        if (n->op == IMP_OP_MOE) {
+            n_expert = IMP_MAX(n_expert, n->u.moe.n_expert);
+            s->hidden = IMP_MAX(s->hidden, imp_tensor_n_row(imp_graph_node(g, n->in[2])->u.weight.part));
+        }
+    }
+    s->kv_layer_at = imp_graph_n_kv_layer(g);
+    for (uint32_t i = 0; i < s->kv_layer_at; i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(g, i)->u.attn;
+        uint64_t elem;
+        if (!imp_mul_u64((uint64_t)a->n_kv_head * a->head_dim, 2 * IMP_KV_BLOCK, &elem) ||
+            !imp_mul_u64(elem, lim->n_kv_block, &elem) || !imp_add_u64(s->kv, elem, &s->kv)) {
+            return too_large(err);
+        }
+    }
+    s->row = widest(g, IMP_N_OP);
+    s->score = IMP_MAX((uint64_t)IMP_MAX(lim->max_ctx, lim->max_tok), n_expert + widest(g, IMP_OP_MOE));
+    if (s->values > UINT64_MAX / 16 || s->kv > UINT64_MAX / 16 || s->row > UINT64_MAX / 64)
+        return too_large(err);
+    return IMP_OK;
+}
+
+static imp_status ref_plan(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,
+                           imp_error *err)
+{
+    (void)d;
+    ref_sizes s;
+    *out = (imp_dev_memory){0};
+    IMP_TRY(sizes_of(g, lim, &s, err));
+    out->mapped = s.mapped;
+    out->kv = s.kv * sizeof(float);
+    out->scratch = (s.values + 3 * s.row + s.hidden) * sizeof(float) + s.score * sizeof(double);
+    out->other = sizeof(ref_exec) + (imp_graph_n(g) + 1) * sizeof(float *) + s.kv_layer_at * sizeof(uint64_t);
+    return IMP_OK;
+}
+
+static void ref_exec_free(imp_exec *base)
+{
+    ref_exec *x = (ref_exec *)base;
+    if (x == NULL) return;
+    for (imp_val v = 1; x->value != NULL && v <= imp_graph_n(x->graph); v++) imp_sys_free(x->value[v]);
+    for (int i = 0; i < 3; i++) imp_sys_free(x->row[i]);
+    imp_sys_free(x->value);
+    imp_sys_free(x->kv);
+    imp_sys_free(x->kv_layer_at);
+    imp_sys_free(x->score);
+    imp_sys_free(x->hidden);
+    imp_sys_free(x);
+}
+
+static bool allocate(ref_exec *x, const ref_sizes *s)
+{
+    const imp_graph *g = x->graph;
+    x->value = imp_sys_calloc(imp_graph_n(g) + 1, sizeof *x->value);
+    x->kv = imp_sys_calloc(s->kv, sizeof *x->kv);
+    x->kv_layer_at = imp_sys_calloc(s->kv_layer_at, sizeof *x->kv_layer_at);
+    x->score = imp_sys_calloc(s->score, sizeof *x->score);
+    x->hidden = imp_sys_calloc(s->hidden, sizeof *x->hidden);
+    bool ok = x->value && x->kv && x->kv_layer_at && x->score && x->hidden;
+    for (int i = 0; i < 3; i++) ok = (x->row[i] = imp_sys_calloc(s->row, sizeof(float))) != NULL && ok;
+    for (imp_val v = 1; ok && v <= imp_graph_n(g); v++) {
+        const imp_node *n = imp_graph_node(g, v);
+        if (n->op == IMP_OP_WEIGHT) continue;
+        x->value[v] = imp_sys_calloc(imp_dev_max_rows(&x->lim, n->rows) * n->width, sizeof(float));
+        ok = x->value[v] != NULL;
+    }
+    return ok;
+}
+
+static imp_status ref_compile(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out,
+                              imp_error *err)
+{
+    *out = NULL;
+    ref_sizes s;
+    IMP_TRY(sizes_of(g, lim, &s, err));
+    ref_exec *x = imp_sys_calloc(1, sizeof *x);
+    if (x == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while compiling for ref");
+    x->base.dev = d;
+    x->graph = g;
+    x->lim = *lim;
+    if (!allocate(x, &s)) {
+        ref_exec_free(&x->base);
+        return imp_fail(err, IMP_NOMEM, "out of memory while compiling for ref");
+    }
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(g); i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(g, i)->u.attn;
+        x->kv_layer_at[i] = at;
+        at += 2 * (uint64_t)lim->n_kv_block * IMP_KV_BLOCK * a->n_kv_head * a->head_dim;
+    }
+    *out = &x->base;
+    return IMP_OK;
+}
+
+uint32_t imp_ref_n_row(const ref_step *s, imp_rows rows)
+{
+    return rows == IMP_ROWS_TOK ? s->b->n_tok : rows == IMP_ROWS_OUT ? s->b->n_out : s->b->n_seq;
+}
+
+static imp_status ref_run(imp_exec *base, const imp_batch *b, const float **out, imp_error *err)
+{
+    ref_exec *x = (ref_exec *)base;
+    *out = NULL;
+    IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
+    ref_step s = {.x = x, .b = b};
+    for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) imp_ref_node(&s, v);
+    *out = x->value[imp_graph_output(x->graph)];
+    return IMP_OK;
+}
+
+static void ref_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
+{
+    ref_exec *x = (ref_exec *)base;
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(x->graph); i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, i)->u.attn;
+        uint64_t block_elem = (uint64_t)IMP_KV_BLOCK * a->n_kv_head * a->head_dim;
+        for (int part = 0; part < 2; part++) {
+            memmove(imp_ref_kv_at(x, a, part, &dst, 0), imp_ref_kv_at(x, a, part, &src, 0),
+                    block_elem * sizeof(float));
+        }
+    }
+}
+
+static const char *ref_refuses(const imp_device *d, const imp_graph *g, imp_val v)
+{
+    (void)d, (void)g, (void)v;
+    return NULL;
+}
+
+static void ref_close(imp_device *d)
+{
+    imp_sys_free(d);
+}
+
+static const imp_device_ops REF_OPS = {
+    .kind = "ref",
+    .refuses = ref_refuses,
+    .plan = ref_plan,
+    .compile = ref_compile,
+    .run = ref_run,
+    .kv_copy = ref_kv_copy,
+    .exec_free = ref_exec_free,
+    .close = ref_close,
+};
+
+imp_status imp_dev_ref_open(imp_device **out, imp_error *err)
+{
+    *out = imp_sys_calloc(1, sizeof **out);
+    if (*out == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while opening ref");
+    (*out)->ops = &REF_OPS;
+    memcpy((*out)->name, "ref0", 5);
+    return IMP_OK;
+}
