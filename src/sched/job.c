@@ -1,0 +1,201 @@
+/* sched/job.c - one accepted request: its memory, its text on the way out, its final event.
+ *
+ * Idea:    everything a job will ever need is allocated when it is accepted; afterwards only its text buffers may grow,
+ *          to the length of the longest token plus stop string.
+ *          Text leaves in three stages: token bytes -> detokenizer (whole characters) -> stop scan (held back while it
+ *          may become a stop string) -> callback. Tokens with probabilities leave with the text they end in. */
+#include "sched/job.h"
+
+static void *copy(imp_arena *a, const void *p, size_t n, size_t size)
+{
+    void *q = imp_arena_array(a, n, size);
+    if (q != NULL && n > 0) memcpy(q, p, n * size);
+    return q;
+}
+
+static imp_status copy_request(job *j, const imp_request *r)
+{
+    imp_arena *a = j->memory;
+    size_t *n_ids = copy(a, r->n_ids, r->n_input, sizeof *n_ids);
+    imp_logit_bias *bias = copy(a, r->sampling.bias, r->sampling.n_bias, sizeof *bias);
+    const char **stop = imp_arena_array(a, r->n_stop, sizeof *stop);
+    if (n_ids == NULL || bias == NULL || stop == NULL) return IMP_NOMEM;
+    for (size_t i = 0; i < r->n_stop; i++) {
+        stop[i] = imp_arena_strndup(a, r->stop[i], strlen(r->stop[i]));
+        if (stop[i] == NULL) return IMP_NOMEM;
+    }
+    j->r = *r;
+    j->r.n_ids = n_ids;
+    j->r.sampling.bias = bias;
+    j->r.stop = stop;
+    j->r.ids = NULL; /* in j->ids */
+    return IMP_OK;
+}
+
+static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
+{
+    imp_arena *a = j->memory;
+    j->cap_ids = j->n_prompt;
+    if (j->r.kind == IMP_REQUEST_GENERATE) {
+        size_t room = n_ctx - j->n_prompt;
+        if (j->r.max_tok == 0 || j->r.max_tok > room) j->r.max_tok = (uint32_t)room;
+        j->cap_ids += j->r.max_tok;
+    }
+    j->ids = imp_arena_array(a, j->cap_ids, sizeof *j->ids);
+    j->block = imp_arena_array(a, n_block_max, sizeof *j->block);
+    if (j->r.want_logprobs) {
+        /* A held-back stretch is at most the longest stop string plus an unfinished character: a token has at least
+         * one byte, except those without text, so the bound is generous. */
+        j->cap_token = 64;
+        for (size_t i = 0; i < j->r.n_stop; i++)
+            j->cap_token = IMP_MAX(j->cap_token, strlen(j->r.stop[i]) + 64);
+        j->token = imp_arena_array(a, j->cap_token, sizeof *j->token);
+        j->token_end = imp_arena_array(a, j->cap_token, sizeof *j->token_end);
+        j->top = imp_arena_array(a, j->cap_token * IMP_MAX(1u, j->r.n_logprobs), sizeof *j->top);
+        if (j->token == NULL || j->token_end == NULL || j->top == NULL) return IMP_NOMEM;
+    }
+    return j->ids == NULL || j->block == NULL ? IMP_NOMEM : IMP_OK;
+}
+
+imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok, uint32_t n_ctx,
+                       uint32_t n_block_max, job **out)
+{
+    *out = NULL;
+    job *j = imp_sys_calloc(1, sizeof *j);
+    if (j == NULL) return IMP_NOMEM;
+    j->memory = imp_arena_new(1024);
+    j->id = id;
+    j->t_submit = imp_now_ns();
+    imp_status s = j->memory == NULL ? IMP_NOMEM : copy_request(j, r);
+    if (s == IMP_OK) {
+        for (size_t i = 0; i < r->n_input; i++) j->n_prompt += r->n_ids[i];
+        if (r->kind == IMP_REQUEST_EMBED) {
+            j->ids = imp_arena_array(j->memory, j->n_prompt, sizeof *j->ids);
+            j->input_first = imp_arena_array(j->memory, r->n_input, sizeof *j->input_first);
+            if (j->ids == NULL || j->input_first == NULL) s = IMP_NOMEM;
+            for (size_t i = 1; s == IMP_OK && i < r->n_input; i++)
+                j->input_first[i] = j->input_first[i - 1] + r->n_ids[i - 1];
+        } else {
+            s = alloc_sequence(j, n_ctx, n_block_max);
+        }
+    }
+    if (s != IMP_OK) {
+        imp_job_free(j);
+        return s;
+    }
+    memcpy(j->ids, r->ids, j->n_prompt * sizeof *j->ids);
+    j->n_ids = j->n_prompt;
+    imp_sampler_init(&j->sampler, &j->r.sampling);
+    imp_stop_init(&j->stop, j->r.stop, j->r.n_stop);
+    if (tok != NULL) imp_detok_init(&j->detok, tok, false);
+    *out = j;
+    return IMP_OK;
+}
+
+void imp_job_free(job *j)
+{
+    if (j == NULL) return;
+    imp_stop_deinit(&j->stop);
+    imp_arena_free(j->memory);
+    imp_sys_free(j);
+}
+
+/* Hand out the first n held bytes, with the tokens that end in them (all tokens when last). */
+static void release(job *j, size_t n, bool last)
+{
+    uint64_t end = j->n_released + n;
+    size_t n_token = 0;
+    while (n_token < j->n_token && (last || j->token_end[n_token] <= end)) n_token++;
+    if (n == 0 && n_token == 0) return;
+    imp_event ev = {.kind = IMP_EVENT_TEXT,
+                    .text = j->stop.held.data != NULL ? j->stop.held.data : "",
+                    .n_text = n,
+                    .tokens = j->token,
+                    .n_tokens = n_token,
+                    .top = j->top,
+                    .n_top = j->r.n_logprobs};
+    j->r.on_event(j->r.user, j->id, &ev);
+    j->n_released = end;
+    if (n > 0) imp_stop_drop(&j->stop, n);
+    if (n_token > 0) {
+        j->n_token -= n_token;
+        memmove(j->token, j->token + n_token, j->n_token * sizeof *j->token);
+        memmove(j->token_end, j->token_end + n_token, j->n_token * sizeof *j->token_end);
+        memmove(j->top, j->top + n_token * j->r.n_logprobs, j->n_token * j->r.n_logprobs * sizeof *j->top);
+    }
+}
+
+bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end)
+{
+    j->ids[j->n_ids++] = id;
+    if (is_end) return false; /* the end token has no text */
+    imp_detok_push(&j->detok, id, &j->stop.held);
+    if (j->r.want_logprobs && j->n_token < j->cap_token) {
+        size_t i = j->n_token++;
+        j->token[i].id = id;
+        j->token[i].logprob =
+            imp_logprobs(scratch, logits, id, j->top + i * j->r.n_logprobs, j->r.n_logprobs);
+        j->token_end[i] = j->n_released + j->stop.held.n;
+    }
+    size_t n;
+    bool stopped = imp_stop_scan(&j->stop, &n);
+    release(j, n, false);
+    if (stopped) {
+        imp_stop_drop(&j->stop, j->stop.held.n); /* the stop string and what followed it */
+        j->n_token = 0;
+        j->detok.n_hold = 0;
+    }
+    return stopped;
+}
+
+void imp_job_finish(job *j, imp_finish finish, const imp_error *err)
+{
+    if (j->r.kind == IMP_REQUEST_GENERATE && (finish == IMP_FINISH_STOP || finish == IMP_FINISH_LENGTH)) {
+        if (j->detok.t != NULL) imp_detok_flush(&j->detok, &j->stop.held);
+        release(j, j->stop.held.n, true);
+    }
+    j->t_end = imp_now_ns();
+    uint64_t start = j->t_start != 0 ? j->t_start : j->t_end, first = j->t_first != 0 ? j->t_first : j->t_end;
+    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = finish, .error = err};
+    ev.usage = (imp_usage){.n_prompt = (uint32_t)j->n_prompt,
+                           .n_generated = (uint32_t)(j->n_ids - j->n_prompt),
+                           .queue_ms = (double)(start - j->t_submit) * 1e-6,
+                           .prefill_ms = (double)(first - start) * 1e-6,
+                           .decode_ms = (double)(j->t_end - first) * 1e-6};
+    j->r.on_event(j->r.user, j->id, &ev);
+}
+
+void imp_job_push(job_list *l, job *j)
+{
+    j->next = NULL;
+    if (l->last != NULL)
+        l->last->next = j;
+    else
+        l->first = j;
+    l->last = j;
+    l->n++;
+}
+
+void imp_job_push_front(job_list *l, job *j)
+{
+    j->next = l->first;
+    l->first = j;
+    if (l->last == NULL) l->last = j;
+    l->n++;
+}
+
+void imp_job_remove(job_list *l, job *j)
+{
+    job *prev = NULL;
+    for (job *k = l->first; k != NULL; prev = k, k = k->next) {
+        if (k != j) continue;
+        if (prev != NULL)
+            prev->next = j->next;
+        else
+            l->first = j->next;
+        if (l->last == j) l->last = prev;
+        l->n--;
+        j->next = NULL;
+        return;
+    }
+}

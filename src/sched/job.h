@@ -1,0 +1,63 @@
+/* sched/job.h - one accepted request and how far it is. Private to sched. */
+#ifndef IMP_JOB_H
+#define IMP_JOB_H
+
+#include <stdatomic.h>
+
+#include "sched/sampler.h"
+#include "sched/stop.h"
+#include "text/tokenizer.h"
+
+typedef struct job {
+    struct job *next; /* in the list that holds it */
+    uint64_t id;
+    imp_request r; /* copies of everything it points to live in `memory` */
+    imp_arena *memory;
+    _Atomic bool cancelled;
+
+    /* sequence (GENERATE, SCORE) */
+    int32_t *ids; /* [cap_ids] prompt, then what was generated */
+    size_t n_prompt, n_ids, cap_ids;
+    uint32_t n_past; /* ids whose keys and values are in the cache */
+    uint32_t *block; /* block table, room for a full context */
+    uint32_t n_block;
+    bool in_step; /* part of the step that is being put together */
+    imp_sampler sampler;
+
+    /* text of a GENERATE */
+    imp_detok detok;
+    imp_stop stop;
+    uint64_t n_released;   /* bytes handed out so far */
+    imp_token_prob *token; /* [cap_token] tokens not handed out yet, when logprobs are wanted */
+    imp_token_prob *top;   /* [cap_token * n_logprobs] */
+    uint64_t *token_end;   /* [cap_token] byte at which the token's text ends */
+    size_t n_token, cap_token;
+
+    /* EMBED */
+    size_t *input_first; /* [n_input] offset of each input in ids */
+    size_t next_input;   /* first one not yet in a step */
+    size_t n_input_done;
+
+    uint64_t t_submit, t_start, t_first, t_end; /* ns; 0: not yet */
+} job;
+
+/* A checked request becomes a job. NOMEM only. */
+IMP_MUST_USE imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok,
+                                    uint32_t n_ctx, uint32_t n_block_max, job **out);
+void imp_job_free(job *j);
+
+/* One more token was chosen: text goes out through the callback. true: a stop string ended it. */
+bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end);
+/* The final event, after held-back text (unless a stop string ended it). The job is freed by the caller. */
+void imp_job_finish(job *j, imp_finish finish, const imp_error *err);
+
+/* FIFO list */
+typedef struct job_list {
+    job *first, *last;
+    uint32_t n;
+} job_list;
+void imp_job_push(job_list *l, job *j);
+void imp_job_push_front(job_list *l, job *j);
+void imp_job_remove(job_list *l, job *j);
+
+#endif

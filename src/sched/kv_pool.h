@@ -1,0 +1,19 @@
+/* sched/kv_pool.h - paged KV memory: which blocks are free. */
+#ifndef IMP_KV_POOL_H
+#define IMP_KV_POOL_H
+
+#include "base/base.h"
+
+typedef struct imp_kv_pool { /* init/deinit; scheduler thread only */
+    uint32_t *free_block;    /* [n_block] stack of free numbers; owned */
+    uint32_t n_free, n_block;
+} imp_kv_pool;
+
+IMP_MUST_USE imp_status imp_kv_pool_init(imp_kv_pool *p, uint32_t n_block);
+void imp_kv_pool_deinit(imp_kv_pool *p);
+/* Lengthen table[0..*n_have-1] to n_want blocks. All or nothing: false when there are not enough. */
+bool imp_kv_pool_grow(imp_kv_pool *p, uint32_t *table, uint32_t *n_have, uint32_t n_want);
+void imp_kv_pool_give(imp_kv_pool *p, const uint32_t *table,
+                      uint32_t *n_have); /* all of a table; *n_have = 0 */
+
+#endif

@@ -1,0 +1,252 @@
+/* sched/sched.c - the queue side of the scheduler: accept, cancel, end, count. step.c computes.
+ *
+ * Always:  an accepted request is in exactly one list and in `known` until imp_sched_end.
+ * Threads: see sched.h; callbacks run without the lock. */
+#include "sched/sched_int.h"
+
+static imp_status alloc_batch(imp_sched *s)
+{
+    const imp_limits *g = &s->c.generate_limits, *e = &s->c.embed_limits;
+    size_t n_tok = IMP_MAX(g->max_tok, e->max_tok), n_seq = IMP_MAX(g->max_seq, e->max_seq);
+    s->token = imp_sys_calloc(n_tok, sizeof *s->token);
+    s->pos = imp_sys_calloc(n_tok, sizeof *s->pos);
+    s->out_row = imp_sys_calloc(g->max_out, sizeof *s->out_row);
+    s->seq = imp_sys_calloc(n_seq, sizeof *s->seq);
+    s->seq_job = imp_sys_calloc(n_seq, sizeof(job *));
+    s->seq_out = imp_sys_calloc(n_seq, sizeof *s->seq_out);
+    s->seq_input = imp_sys_calloc(n_seq, sizeof *s->seq_input);
+    s->vector = imp_sys_calloc(s->c.net->cfg.embed_dim, sizeof *s->vector);
+    s->cap_known = (size_t)s->c.n_queue + g->max_seq;
+    s->known = imp_sys_calloc(s->cap_known, sizeof(job *));
+    bool ok = s->token != NULL && s->pos != NULL && s->out_row != NULL && s->seq != NULL &&
+              s->seq_job != NULL && s->seq_out != NULL && s->seq_input != NULL && s->vector != NULL &&
+              s->known != NULL;
+    return ok ? IMP_OK : IMP_NOMEM;
+}
+
+imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *err)
+{
+    *out = NULL;
+    imp_sched *s = imp_sys_calloc(1, sizeof *s);
+    imp_status st = IMP_NOMEM;
+    if (s == NULL) goto fail;
+    s->c = *c;
+    if ((st = imp_mutex_new(&s->lock)) != IMP_OK) goto fail;
+    if ((st = alloc_batch(s)) != IMP_OK) goto fail;
+    if ((st = imp_kv_pool_init(&s->kv, c->generate_limits.n_kv_block)) != IMP_OK) goto fail;
+    if (c->generate != NULL && (st = imp_sampler_scratch_init(&s->scratch, c->net->cfg.n_vocab)) != IMP_OK)
+        goto fail;
+    *out = s;
+    return IMP_OK;
+fail:
+    if (s != NULL) imp_sched_free(s);
+    return imp_fail(err, st, "not enough memory for the request queue");
+}
+
+static void cancel_all(imp_sched *s, job_list *l)
+{
+    imp_error e;
+    (void)imp_fail(&e, IMP_CANCELLED, "the model was unloaded before the request was done");
+    while (l->first != NULL) imp_sched_end(s, l, l->first, IMP_FINISH_CANCELLED, &e);
+}
+
+void imp_sched_free(imp_sched *s)
+{
+    cancel_all(s, &s->incoming);
+    cancel_all(s, &s->waiting);
+    cancel_all(s, &s->running);
+    cancel_all(s, &s->embedding);
+    imp_kv_pool_deinit(&s->kv);
+    imp_sampler_scratch_deinit(&s->scratch);
+    imp_sys_free(s->token);
+    imp_sys_free(s->pos);
+    imp_sys_free(s->out_row);
+    imp_sys_free(s->seq);
+    imp_sys_free(s->seq_job);
+    imp_sys_free(s->seq_out);
+    imp_sys_free(s->seq_input);
+    imp_sys_free(s->vector);
+    imp_sys_free(s->known);
+    imp_mutex_free(s->lock);
+    imp_sys_free(s);
+}
+
+static imp_status check_inputs(const imp_sched *s, const imp_request *r, imp_error *err)
+{
+    const imp_net_config *cfg = &s->c.net->cfg;
+    bool embed = r->kind == IMP_REQUEST_EMBED;
+    size_t at = 0;
+    if (r->n_input == 0) return imp_fail_field(err, IMP_INVALID, "input", "there is no input");
+    for (size_t i = 0; i < r->n_input; i++) {
+        size_t n = r->n_ids[i];
+        size_t most = r->kind == IMP_REQUEST_GENERATE ? s->c.n_ctx - 1 : s->c.n_ctx;
+        if (n == 0)
+            return imp_fail_field(err, IMP_INVALID, embed ? "input" : "prompt", "the %s has no tokens",
+                                  embed ? "input" : "prompt");
+        if (n > most)
+            return imp_fail_field(
+                err, IMP_TOO_LARGE, embed ? "input" : "prompt",
+                "the %s has %zu tokens, the context holds %u%s", embed ? "input" : "prompt", n, s->c.n_ctx,
+                r->kind == IMP_REQUEST_GENERATE ? " including at least one that is generated" : "");
+        for (size_t k = 0; k < n; k++)
+            if (r->ids[at + k] < 0 || (uint32_t)r->ids[at + k] >= cfg->n_vocab)
+                return imp_fail_field(err, IMP_INVALID, embed ? "input" : "prompt",
+                                      "token %d is not in the vocabulary (0 to %u)", r->ids[at + k],
+                                      cfg->n_vocab - 1);
+        at += n;
+    }
+    return IMP_OK;
+}
+
+static imp_status check_request(const imp_sched *s, const imp_request *r, imp_error *err)
+{
+    const imp_net_config *cfg = &s->c.net->cfg;
+    bool embed = r->kind == IMP_REQUEST_EMBED;
+    if (embed ? s->c.embed == NULL : s->c.generate == NULL)
+        return imp_fail_field(err, IMP_UNSUPPORTED, "model",
+                              embed ? "this model gives no embeddings"
+                                    : "this model does not generate text, it only embeds");
+    if (!embed && r->n_input > 1) return imp_fail_field(err, IMP_INVALID, "prompt", "one prompt a request");
+    IMP_TRY(check_inputs(s, r, err));
+    if (r->kind == IMP_REQUEST_GENERATE) {
+        IMP_TRY(imp_sampling_check(&r->sampling, cfg->n_vocab, err));
+        if (r->n_logprobs > 64)
+            return imp_fail_field(err, IMP_INVALID, "logprobs", "at most 64 alternatives a token");
+        for (size_t i = 0; i < r->n_stop; i++)
+            if (r->stop[i][0] == '\0' || strlen(r->stop[i]) > 4096)
+                return imp_fail_field(err, IMP_INVALID, "stop", "a stop string must have 1 to 4096 bytes");
+    }
+    if (embed && r->dimensions > cfg->embed_dim)
+        return imp_fail_field(err, IMP_INVALID, "dimensions", "dimensions must be 1 to %u for this model",
+                              cfg->embed_dim);
+    return IMP_OK;
+}
+
+imp_status imp_sched_submit(imp_sched *s, const imp_request *r, uint64_t id, imp_error *err)
+{
+    job *j = NULL;
+    imp_status st = check_request(s, r, err);
+    if (st == IMP_OK) {
+        uint32_t n_block = (s->c.n_ctx + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
+        st = imp_job_new(r, id, s->c.net->tok, s->c.n_ctx, n_block, &j);
+        if (st != IMP_OK) (void)imp_fail(err, st, "not enough memory for the request");
+    }
+    imp_mutex_lock(s->lock);
+    if (st == IMP_OK && s->n_known == s->cap_known) {
+        st = imp_fail(err, IMP_BUSY, "the queue is full (%zu requests); try again later", s->n_known);
+    }
+    if (st == IMP_OK) {
+        imp_job_push(&s->incoming, j);
+        s->known[s->n_known++] = j;
+        s->stats.n_request++;
+    } else {
+        s->stats.n_refused++;
+    }
+    imp_mutex_unlock(s->lock);
+    if (st != IMP_OK) imp_job_free(j);
+    return st;
+}
+
+bool imp_sched_cancel(imp_sched *s, uint64_t id)
+{
+    bool found = false;
+    imp_mutex_lock(s->lock);
+    for (size_t i = 0; i < s->n_known && !found; i++) {
+        if (s->known[i]->id != id) continue;
+        atomic_store(&s->known[i]->cancelled, true);
+        found = true;
+    }
+    imp_mutex_unlock(s->lock);
+    return found;
+}
+
+void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err)
+{
+    imp_mutex_lock(s->lock);
+    for (size_t i = 0; i < s->n_known; i++) {
+        if (s->known[i] != j) continue;
+        s->known[i] = s->known[--s->n_known];
+        break;
+    }
+    imp_job_remove(from, j);
+    imp_kv_pool_give(&s->kv, j->block, &j->n_block);
+    if (finish == IMP_FINISH_CANCELLED)
+        s->stats.n_cancelled++;
+    else if (finish == IMP_FINISH_ERROR)
+        s->stats.n_failed++;
+    else
+        s->stats.n_done++;
+    imp_mutex_unlock(s->lock);
+    imp_job_finish(j, finish, err);
+    imp_job_free(j);
+}
+
+bool imp_sched_has_work(imp_sched *s)
+{
+    imp_mutex_lock(s->lock);
+    bool work = s->n_known > 0;
+    imp_mutex_unlock(s->lock);
+    return work;
+}
+
+/* Take in what was submitted, end what was cancelled. */
+static void take_in(imp_sched *s)
+{
+    imp_mutex_lock(s->lock);
+    job_list in = s->incoming;
+    s->incoming = (job_list){0};
+    imp_mutex_unlock(s->lock);
+    while (in.first != NULL) {
+        job *j = in.first;
+        imp_job_remove(&in, j);
+        imp_job_push(j->r.kind == IMP_REQUEST_EMBED ? &s->embedding : &s->waiting, j);
+    }
+    job_list *const lists[] = {&s->waiting, &s->running, &s->embedding};
+    imp_error e;
+    (void)imp_fail(&e, IMP_CANCELLED, "cancelled by the client");
+    for (size_t i = 0; i < IMP_COUNT(lists); i++)
+        for (job *j = lists[i]->first, *next; j != NULL; j = next) {
+            next = j->next;
+            if (atomic_load(&j->cancelled)) imp_sched_end(s, lists[i], j, IMP_FINISH_CANCELLED, &e);
+        }
+}
+
+void imp_sched_publish(imp_sched *s)
+{
+    imp_mutex_lock(s->lock);
+    s->stats.n_running = s->running.n + s->embedding.n;
+    s->stats.kv_block_used = s->kv.n_block - s->kv.n_free;
+    imp_mutex_unlock(s->lock);
+}
+
+bool imp_sched_step(imp_sched *s)
+{
+    take_in(s);
+    imp_sched_publish(s);
+    bool did = imp_step_generate(s);
+    if (imp_step_embed(s)) did = true;
+    return did;
+}
+
+void imp_sched_add_stats(imp_sched *s, imp_stats *out)
+{
+    imp_mutex_lock(s->lock);
+    const imp_stats *a = &s->stats;
+    out->n_request += a->n_request;
+    out->n_done += a->n_done;
+    out->n_cancelled += a->n_cancelled;
+    out->n_failed += a->n_failed;
+    out->n_refused += a->n_refused;
+    out->n_prompt_tok += a->n_prompt_tok;
+    out->n_generated_tok += a->n_generated_tok;
+    out->n_embedded_tok += a->n_embedded_tok;
+    out->n_step += a->n_step;
+    out->step_s += a->step_s;
+    out->prefill_s += a->prefill_s;
+    out->decode_s += a->decode_s;
+    out->n_running += a->n_running;
+    out->n_waiting += (uint32_t)s->n_known - a->n_running;
+    out->kv_block_used += a->kv_block_used;
+    out->kv_block_total += s->kv.n_block;
+    imp_mutex_unlock(s->lock);
+}
