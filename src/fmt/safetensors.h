@@ -14,5 +14,6 @@ uint64_t imp_safetensors_n(const imp_safetensors *s);
 const imp_tensor *imp_safetensors_at(const imp_safetensors *s, uint64_t i, const char **name);
 const imp_tensor *imp_safetensors_get(const imp_safetensors *s, const char *name);
 const char *imp_safetensors_metadata(const imp_safetensors *s, const char *key); /* NULL: absent */
+uint64_t imp_safetensors_file_bytes(const imp_safetensors *s);
 
 #endif
