@@ -128,8 +128,8 @@ static void release(job *j, size_t n, bool last)
 bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end)
 {
     j->ids[j->n_ids++] = id;
-    if (is_end) return false; /* the end token has no text */
-    imp_detok_push(&j->detok, id, &j->stop.held);
+    if (is_end) return false;                                             /* the end token has no text */
+    if (j->detok.t != NULL) imp_detok_push(&j->detok, id, &j->stop.held); /* no tokenizer: no text */
     if (j->r.want_logprobs && j->n_token < j->cap_token) {
         size_t i = j->n_token++;
         j->token[i].id = id;
