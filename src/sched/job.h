@@ -21,7 +21,6 @@ typedef struct job {
     uint32_t n_past; /* ids whose keys and values are in the cache */
     uint32_t *block; /* block table, room for a full context */
     uint32_t n_block;
-    bool in_step; /* part of the step that is being put together */
     imp_sampler sampler;
 
     /* text of a GENERATE */

@@ -32,15 +32,13 @@ static void preempt(imp_sched *s, job *j)
     imp_job_push_front(&s->waiting, j);
 }
 
-/* Blocks for the first n_pos positions of j, taken from the youngest sequences that are not in this step if need be. */
+/* Blocks for the first n_pos positions of j, taken from the youngest sequence if need be. Sequences join a step oldest
+ * first, and prompts got all their blocks when they were admitted: so whoever is younger is not in the step yet. */
 static bool claim_blocks(imp_sched *s, job *j, uint32_t n_pos)
 {
     while (!ensure_blocks(s, j, n_pos)) {
-        job *victim = NULL;
-        for (job *k = j->next; k != NULL; k = k->next)
-            if (!k->in_step) victim = k;
-        if (victim == NULL) return false;
-        preempt(s, victim);
+        if (s->running.last == j) return false;
+        preempt(s, s->running.last);
     }
     return true;
 }
@@ -51,7 +49,6 @@ static void add_seq(imp_sched *s, step *t, job *j, uint32_t n)
     s->seq[t->n_seq] =
         (imp_batch_seq){.first_tok = t->n_tok, .n_tok = n, .n_past = j->n_past, .block = j->block};
     s->seq_job[t->n_seq] = j;
-    j->in_step = true;
     s->seq_out[t->n_seq] = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
         s->token[t->n_tok + i] = j->ids[j->n_past + i];
@@ -81,7 +78,7 @@ static uint32_t chunk(const imp_sched *s, const step *t, const job *j)
 static bool choose_running(imp_sched *s, step *t, bool decode)
 {
     for (job *j = s->running.first; j != NULL; j = j->next) {
-        if (j->in_step || (j->n_ids - j->n_past == 1) != decode) continue;
+        if ((j->n_ids - j->n_past == 1) != decode) continue;
         uint32_t n = chunk(s, t, j);
         if (n == 0) continue;
         if (!claim_blocks(s, j, j->n_past + n))
@@ -192,7 +189,6 @@ bool imp_step_generate(imp_sched *s)
     room = choose_running(s, &t, false) && room;
     if (room) admit_waiting(s, &t);
     if (t.n_seq == 0) return false;
-    for (uint32_t i = 0; i < t.n_seq; i++) s->seq_job[i]->in_step = false;
     imp_batch b = {.n_tok = t.n_tok,
                    .n_seq = t.n_seq,
                    .n_out = t.n_out,
