@@ -70,20 +70,41 @@ static bool has_uncached_attn(const imp_graph *g)
     return false;
 }
 
-static imp_status check_embeds(const imp_graph *g, const imp_batch *b, imp_error *err)
+static imp_status check_embed(const imp_graph *g, const imp_node *n, const imp_batch *b, imp_error *err)
+{
+    const imp_node *table = imp_graph_node(g, n->in[0]);
+    uint64_t n_row = table->u.weight.part[0].dim[0];
+    for (uint32_t t = 0; t < b->n_tok; t++) {
+        int64_t row = imp_dev_embed_row(n, b, t);
+        if (row < 0 || (uint64_t)row >= n_row) {
+            return imp_fail(err, IMP_INVALID,
+                            "token %u of the batch reads row %lld of %s, which has %llu rows", t,
+                            (long long)row, table->name, (unsigned long long)n_row);
+        }
+    }
+    return IMP_OK;
+}
+
+static imp_status check_out_rows(const imp_limits *lim, const imp_batch *b, imp_error *err)
+{
+    if (b->n_out > lim->max_out) {
+        return imp_fail(err, IMP_INVALID, "the batch has %u output rows, the limit is %u", b->n_out,
+                        lim->max_out);
+    }
+    for (uint32_t i = 0; i < b->n_out; i++) {
+        if (b->out_row[i] >= b->n_tok)
+            return imp_fail(err, IMP_INVALID, "output row %u is outside the batch", i);
+    }
+    return IMP_OK;
+}
+
+/* Every row that an op of the graph picks by number is there. */
+static imp_status check_rows(const imp_graph *g, const imp_limits *lim, const imp_batch *b, imp_error *err)
 {
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
         const imp_node *n = imp_graph_node(g, v);
-        if (n->op != IMP_OP_EMBED) continue;
-        uint64_t n_row = imp_graph_node(g, n->in[0])->u.weight.part[0].dim[0];
-        for (uint32_t t = 0; t < b->n_tok; t++) {
-            int64_t row = imp_dev_embed_row(n, b, t);
-            if (row < 0 || (uint64_t)row >= n_row) {
-                return imp_fail(err, IMP_INVALID,
-                                "token %u of the batch reads row %lld of %s, which has %llu rows", t,
-                                (long long)row, imp_graph_node(g, n->in[0])->name, (unsigned long long)n_row);
-            }
-        }
+        if (n->op == IMP_OP_EMBED) IMP_TRY(check_embed(g, n, b, err));
+        if (n->op == IMP_OP_GATHER) IMP_TRY(check_out_rows(lim, b, err));
     }
     return IMP_OK;
 }
@@ -111,15 +132,5 @@ imp_status imp_dev_check_batch(const imp_graph *g, const imp_limits *lim, const 
     }
     if (n_tok != b->n_tok)
         return imp_fail(err, IMP_INVALID, "the sequences do not cover the batch's %u tokens", b->n_tok);
-    if (imp_graph_node(g, imp_graph_output(g))->rows == IMP_ROWS_OUT) {
-        if (b->n_out > lim->max_out) {
-            return imp_fail(err, IMP_INVALID, "the batch has %u output rows, the limit is %u", b->n_out,
-                            lim->max_out);
-        }
-        for (uint32_t i = 0; i < b->n_out; i++) {
-            if (b->out_row[i] >= b->n_tok)
-                return imp_fail(err, IMP_INVALID, "output row %u is outside the batch", i);
-        }
-    }
-    return check_embeds(g, b, err);
+    return check_rows(g, lim, b, err);
 }

@@ -1,0 +1,184 @@
+/* dev/cpu/cpu.c - the CPU device: open, plan, compile, run.
+ *
+ * Place:   behind dev.h; drives src/kern through the op list that lower.c makes.
+ * Idea:    compile takes four pieces of memory: weights (packed or decoded), KV blocks, scratch, and an arena with the
+ *          op list. plan makes the same list, reads the same sizes and throws it away.
+ * Threads: run and compile of one device may be called from several threads; a lock gives them the pool in turn. */
+#include "dev/cpu/cpu.h"
+#include "dev/check.h"
+
+#include <stdio.h>
+
+static const char *cpu_refuses(const imp_device *d, const imp_graph *g, imp_val v)
+{
+    (void)d;
+    const imp_node *n = imp_graph_node(g, v);
+    if (n->width > INT32_MAX) return "rows are wider than 2^31 columns";
+    if (n->op == IMP_OP_WEIGHT && imp_matmul_select(n->u.weight.part->dtype, n->width) == NULL) {
+        return "no CPU kernel multiplies weights of this type";
+    }
+    return NULL;
+}
+
+static void free_exec(cpu_exec *x)
+{
+    if (x == NULL) return;
+    imp_sys_pages_free(x->weights, x->weights_bytes);
+    imp_sys_pages_free(x->kv, x->kv_bytes);
+    imp_sys_pages_free(x->scratch, x->scratch_bytes);
+    imp_arena_free(x->arena);
+    imp_sys_free(x);
+}
+
+/* The op list and all sizes; no region yet. */
+static imp_status lower(cpu_device *d, const imp_graph *g, const imp_limits *lim, cpu_exec **out,
+                        imp_error *err)
+{
+    *out = NULL;
+    IMP_TRY(imp_dev_check_limits(g, lim, err));
+    for (imp_val v = 1; v <= imp_graph_n(g); v++) {
+        const char *why = cpu_refuses(&d->base, g, v);
+        if (why != NULL) return imp_fail(err, IMP_UNSUPPORTED, "%s: %s", imp_graph_node(g, v)->name, why);
+    }
+    cpu_exec *x = imp_sys_calloc(1, sizeof *x);
+    if (x == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
+    x->base.dev = &d->base;
+    x->graph = g;
+    x->lim = *lim;
+    x->arena = imp_arena_new(1 << 16);
+    imp_status s = x->arena == NULL ? imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU")
+                                    : imp_cpu_lower(d, x, err);
+    if (s != IMP_OK) {
+        free_exec(x);
+        return s;
+    }
+    *out = x;
+    return IMP_OK;
+}
+
+static imp_status cpu_plan(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,
+                           imp_error *err)
+{
+    cpu_exec *x;
+    *out = (imp_dev_memory){0};
+    IMP_TRY(lower((cpu_device *)d, g, lim, &x, err));
+    out->weights = x->weights_bytes;
+    out->mapped = x->mapped_bytes;
+    out->kv = x->kv_bytes;
+    out->scratch = x->scratch_bytes;
+    out->other = sizeof *x + imp_arena_bytes(x->arena);
+    free_exec(x);
+    return IMP_OK;
+}
+
+static void bind_view(const cpu_exec *x, cpu_view *v)
+{
+    if (v->buf != 0) v->p = x->scratch + x->buf[v->buf].at + v->off;
+}
+
+static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_limits *lim, imp_exec **out,
+                              imp_error *err)
+{
+    cpu_device *d = (cpu_device *)base;
+    cpu_exec *x;
+    *out = NULL;
+    IMP_TRY(lower(d, g, lim, &x, err));
+    if (x->weights_bytes > 0) x->weights = imp_sys_pages(x->weights_bytes);
+    if (x->kv_bytes > 0) x->kv = imp_sys_pages(x->kv_bytes);
+    x->scratch = imp_sys_pages(x->scratch_bytes);
+    if (x->scratch == NULL || (x->weights == NULL && x->weights_bytes > 0) ||
+        (x->kv == NULL && x->kv_bytes > 0)) {
+        uint64_t mib = (x->weights_bytes + x->kv_bytes + x->scratch_bytes) >> 20;
+        free_exec(x);
+        return imp_fail(err, IMP_NOMEM, "no memory for weights, KV cache and scratch (%llu MiB together)",
+                        (unsigned long long)mib);
+    }
+    for (uint32_t i = 0; i < x->n_op; i++) {
+        cpu_op *op = &x->op[i];
+        for (uint32_t k = 0; k < op->n_in; k++) bind_view(x, &op->in[k]);
+        bind_view(x, &op->out);
+        bind_view(x, &op->q8);
+    }
+    bind_view(x, &x->out);
+    imp_cpu_pack_weights(d, x);
+    *out = &x->base;
+    return IMP_OK;
+}
+
+static void run_share(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    (void)n_thread;
+    const cpu_step *s = ctx;
+    imp_pool *pool = ((const cpu_device *)s->x->base.dev)->pool;
+    for (uint32_t i = 0; i < s->x->n_op; i++) {
+        const cpu_op *op = &s->x->op[i];
+        if (op->barrier) imp_pool_barrier(pool);
+        if (s->n_row[op->rows] > 0) op->run(s, op, imp_cpu_part(s, op, ith), ith);
+    }
+}
+
+static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out, imp_error *err)
+{
+    cpu_exec *x = (cpu_exec *)base;
+    cpu_device *d = (cpu_device *)base->dev;
+    *out = NULL;
+    IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
+    cpu_step s = {
+        .x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_thread = d->n_thread};
+    imp_mutex_lock(d->lock);
+    imp_pool_run(d->pool, run_share, &s);
+    imp_mutex_unlock(d->lock);
+    *out = imp_cpu_row(x->out, 0);
+    return IMP_OK;
+}
+
+static void cpu_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
+{
+    cpu_exec *x = (cpu_exec *)base;
+    if (x->kv == NULL || dst == src) return;
+    memcpy(x->kv + dst * x->kv_block_bytes, x->kv + src * x->kv_block_bytes, x->kv_block_bytes);
+}
+
+static void cpu_exec_free(imp_exec *x)
+{
+    free_exec((cpu_exec *)x);
+}
+
+static void cpu_close(imp_device *base)
+{
+    cpu_device *d = (cpu_device *)base;
+    if (d == NULL) return;
+    imp_pool_free(d->pool);
+    imp_mutex_free(d->lock);
+    imp_sys_free(d);
+}
+
+static const imp_device_ops CPU_OPS = {
+    .kind = "cpu",
+    .refuses = cpu_refuses,
+    .plan = cpu_plan,
+    .compile = cpu_compile,
+    .run = cpu_run,
+    .kv_copy = cpu_kv_copy,
+    .exec_free = cpu_exec_free,
+    .close = cpu_close,
+};
+
+imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err)
+{
+    *out = NULL;
+    cpu_device *d = imp_sys_calloc(1, sizeof *d);
+    if (d == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while opening the CPU");
+    d->base.ops = &CPU_OPS;
+    memcpy(d->base.name, "cpu0", 5);
+    d->n_thread = n_thread == 0 ? imp_sys_n_core() : n_thread;
+    d->vec = imp_vec_get();
+    d->attn = imp_attn_get();
+    if (imp_mutex_new(&d->lock) != IMP_OK || imp_pool_new(d->n_thread, &d->pool) != IMP_OK) {
+        if (d->lock != NULL) imp_mutex_free(d->lock);
+        imp_sys_free(d);
+        return imp_fail(err, IMP_NOMEM, "cannot start %u threads; ask for fewer", n_thread);
+    }
+    *out = &d->base;
+    return IMP_OK;
+}

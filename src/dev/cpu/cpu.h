@@ -1,0 +1,187 @@
+/* dev/cpu/cpu.h - the inside of the CPU device: buffers, ops, executable.
+ *
+ * Place:   lower.c (graph -> ops), place.c (phases, liveness, offsets), weights.c (packing), run_*.c (the ops at work),
+ *          cpu.c (the vtable).
+ * Idea:    an executable is a flat list of ops over one scratch region. Every thread walks the whole list and does its
+ *          share of each op; ops between two barriers form a phase. Consecutive ops that cut their work the same way
+ *          (same rows, or same columns) need no barrier between them: each thread reads what it wrote itself.
+ * Always:  the share of a thread decides who computes an element, never how, so that results do not depend on the
+ *          number of threads, on the batch or on chunking. */
+#ifndef IMP_DEV_CPU_H
+#define IMP_DEV_CPU_H
+
+#include "base/thread.h"
+#include "dev/dev.h"
+#include "kern/kern.h"
+
+typedef struct cpu_exec cpu_exec;
+typedef struct cpu_op cpu_op;
+
+typedef struct cpu_device {
+    imp_device base;
+    imp_pool *pool;
+    imp_mutex *lock; /* the pool has one caller at a time: run, or packing in compile */
+    uint32_t n_thread;
+    const imp_vec *vec;
+    const imp_attn *attn;
+} cpu_device;
+
+/* A piece of scratch that lives over some phases. */
+typedef struct cpu_buf {
+    uint64_t bytes;       /* 0: only orders ops (a layer of the KV cache) */
+    uint32_t first, last; /* phases */
+    uint64_t at;          /* offset in the shared scratch */
+    uint32_t n_pending;   /* lowering: references by nodes that are still to come */
+} cpu_buf;
+
+/* Rows in a buffer: row r at p + r * stride. Byte sizes; p is set when the scratch is there. */
+typedef struct cpu_view {
+    uint32_t buf;
+    uint64_t off, stride;
+    uint8_t *p;
+} cpu_view;
+
+typedef enum cpu_split {
+    CPU_ROWS, /* whole rows */
+    CPU_COLS, /* all rows, columns in multiples of step */
+    CPU_AUTO, /* whole rows when there is one for every thread, else columns */
+    CPU_OWN   /* the op's own business; always alone in its phase with what it reads and writes */
+} cpu_split;
+
+/* What one thread does of an op. */
+typedef struct cpu_part {
+    uint32_t r0, r1;
+    uint32_t c0, c1;
+} cpu_part;
+
+typedef struct cpu_step {
+    cpu_exec *x;
+    const imp_batch *b;
+    const imp_vec *vec;
+    uint32_t n_row[3]; /* by imp_rows */
+    uint32_t n_thread;
+} cpu_step;
+
+/* A matrix, or one for each expert, as its kernel wants it. */
+typedef struct cpu_weight {
+    const imp_matmul *mm;   /* NULL: this value is not multiplied with */
+    const imp_tensor *part; /* borrowed */
+    uint32_t n_part;
+    uint64_t at, part_bytes; /* place in the weights region; 0 bytes: used in place */
+} cpu_weight;
+
+struct cpu_op {
+    void (*run)(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith);
+    const imp_node *node;
+    bool barrier;   /* before this op */
+    bool reads_all; /* every thread reads whole inputs, so that they must be complete before */
+    cpu_split split;
+    imp_rows rows;
+    uint32_t row_mul; /* rows of the op = rows of the kind * row_mul (experts a row) */
+    uint32_t n, step; /* columns, and the multiple in which they are dealt out */
+    uint32_t n_in;
+    cpu_view in[4];
+    cpu_view out;
+    cpu_view q8; /* ATTN: also as int8 when buf is not 0 */
+    union {
+        struct {
+            const cpu_weight *w;
+            imp_val bias;
+        } mm; /* LINEAR, one matrix an expert in MOE */
+        struct {
+            imp_val w, b;
+        } norm;
+        struct {
+            uint64_t at;
+            uint32_t head_dim;
+        } kv; /* bytes from a block's start to this layer's keys or values */
+        struct {
+            uint64_t at;
+            imp_val sink;
+            uint32_t tile;
+        } attn;
+        imp_act act;
+        float c;
+    } u;
+};
+
+struct cpu_exec {
+    imp_exec base;
+    const imp_graph *graph; /* borrowed */
+    imp_limits lim;
+    imp_arena *arena; /* ops, tables */
+    cpu_op *op;       /* [n_op] */
+    uint32_t n_op;
+    cpu_buf *buf; /* [n_buf]; 0 is unused */
+    uint32_t n_buf;
+    cpu_view out;
+    cpu_weight *weight;   /* [n node + 1] */
+    const float **vector; /* [n node + 1] weights of one row as f32; NULL: not used so */
+    uint64_t *vector_at;  /* [n node + 1] place in the weights region */
+    uint64_t kv_block_bytes, kv_elem_bytes;
+
+    uint64_t weights_bytes, mapped_bytes, kv_bytes, shared_bytes, thread_bytes, scratch_bytes;
+    uint8_t *weights, *kv,
+        *scratch; /* owned pages; thread i's own part is at shared_bytes + i * thread_bytes */
+};
+
+/* Fill everything of x but the three regions. The same code serves plan and compile. */
+IMP_MUST_USE imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err);
+/* Sizes and places of weights; called by imp_cpu_lower. */
+IMP_MUST_USE imp_status imp_cpu_choose_weights(const cpu_device *d, cpu_exec *x, imp_error *err);
+/* Fill the weights region; uses the pool. */
+void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x);
+/* Offsets of all buffers; returns the bytes they need together. */
+uint64_t imp_cpu_place(cpu_exec *x);
+/* Which rows and columns thread ith does. */
+cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t ith);
+
+/* The part of n units that falls to thread ith. */
+static inline void imp_cpu_share(uint64_t n, uint32_t ith, uint32_t n_thread, uint64_t *from, uint64_t *to)
+{
+    *from = n * ith / n_thread;
+    *to = n * (ith + 1) / n_thread;
+}
+static inline float *imp_cpu_row(cpu_view v, uint64_t r)
+{
+    return (float *)(void *)(v.p + r * v.stride);
+}
+static inline void *imp_cpu_thread_scratch(const cpu_exec *x, uint32_t ith)
+{
+    return x->scratch + x->shared_bytes + ith * x->thread_bytes;
+}
+
+typedef struct cpu_route {
+    uint32_t expert;
+    float weight;
+} cpu_route;
+
+/* Ops; in and out are named where lower.c emits them. */
+#define IMP_CPU_RUN(name)                                                                                    \
+    void imp_cpu_run_##name(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith)
+IMP_CPU_RUN(embed);
+IMP_CPU_RUN(linear);
+IMP_CPU_RUN(quant);
+IMP_CPU_RUN(rms_norm);
+IMP_CPU_RUN(layer_norm);
+IMP_CPU_RUN(l2_norm);
+IMP_CPU_RUN(add);
+IMP_CPU_RUN(mul);
+IMP_CPU_RUN(scale);
+IMP_CPU_RUN(softcap);
+IMP_CPU_RUN(act);
+IMP_CPU_RUN(glu);
+IMP_CPU_RUN(copy);
+IMP_CPU_RUN(gather);
+IMP_CPU_RUN(pool);
+IMP_CPU_RUN(rope_table);
+IMP_CPU_RUN(rope);
+IMP_CPU_RUN(kv_store);
+IMP_CPU_RUN(attn);
+IMP_CPU_RUN(moe_route);
+IMP_CPU_RUN(moe_sort);
+IMP_CPU_RUN(moe_gather);
+IMP_CPU_RUN(moe_linear);
+IMP_CPU_RUN(moe_combine);
+
+#endif
