@@ -1,0 +1,116 @@
+/* app/app.h - what the commands of the impetus program share.
+ *
+ * Place:   layer 10: main.c finds the command and its options, calls app_cmd.run and turns the result into the exit
+ *          code (0 ok, 1 failed, 2 wrong usage). Each command is one file.
+ * Idea:    a command returns IMP_OK or fills app->err with one sentence; nothing but main.c ends the process.
+ * Threads: commands run on the main thread; request callbacks only hand over (request.c). */
+#ifndef IMP_APP_H
+#define IMP_APP_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "app/options.h"
+#include "app/term.h"
+
+typedef struct app {
+    app_options opt;
+    const char **arg; /* positional, borrowed from argv */
+    size_t n_arg;
+    imp_arena *arena; /* lives as long as the command */
+    imp_error err;
+    imp_engine *engine; /* freed by main.c */
+} app;
+
+/* What a command ends with: the exit code, but for INTERRUPTED (Ctrl-C), which ends as the signal would. */
+typedef enum app_result { APP_OK = 0, APP_FAILED = 1, APP_USAGE = 2, APP_INTERRUPTED = 130 } app_result;
+
+typedef struct app_cmd {
+    const char *name, *usage, *brief;
+    size_t min_arg, max_arg; /* positional arguments; SIZE_MAX: any number */
+    const char *text;        /* paragraph of `impetus help COMMAND` */
+    app_result (*run)(app *a);
+} app_cmd;
+
+app_result cmd_serve(app *a);
+app_result cmd_run(app *a);
+app_result cmd_embed(app *a);
+app_result cmd_tokenize(app *a);
+app_result cmd_detokenize(app *a);
+app_result cmd_logits(app *a);
+app_result cmd_perplexity(app *a);
+app_result cmd_bench(app *a);
+app_result cmd_check(app *a);
+app_result cmd_devices(app *a);
+app_result cmd_plan(app *a);
+app_result cmd_show(app *a);
+
+/* ---- help.c ---- */
+const app_cmd *app_cmd_at(app_cmd_id id);
+app_cmd_id app_cmd_find(const char *name); /* N_CMD: none */
+const char *app_nearest_cmd(const char *name);
+void app_help_all(FILE *to);
+void app_help_cmd(FILE *to, app_cmd_id id);
+
+/* ---- model.c ---- */
+/* The path a MODEL argument means: it is there, or a sentence says what to do. */
+imp_status app_model_path(const char *model, const char **path, imp_error *err);
+/* The engine as the options ask for it; idempotent. */
+imp_status app_engine(app *a);
+imp_status app_load(app *a, const char *model, const char *id, imp_model **out);
+/* The compute threads that the options ask for, at least 1. */
+uint32_t app_n_thread(const app *a);
+bool app_has_suffix(const char *s, const char *suffix);
+
+/* ---- request.c ---- */
+/* What a command wants to hear while a request runs. Any may be NULL. text: on the main thread, in order; false
+ * cancels. vector: on the scheduler's thread, must be quick; the floats are valid during the call. */
+typedef struct app_sink {
+    bool (*text)(void *user, const char *p, size_t n);
+    void (*vector)(void *user, size_t index, const float *v, size_t n);
+    void *user;
+} app_sink;
+typedef struct app_outcome {
+    imp_finish finish;
+    imp_usage usage;
+    bool interrupted; /* the user pressed Ctrl-C */
+} app_outcome;
+/* Submit and wait for the end; on_event and user of *r are filled in here. Ctrl-C cancels the request when
+ * app_signals_catch is on. ERROR finishes return the error. */
+imp_status app_request_run(imp_engine *e, imp_model *m, imp_request *r, const app_sink *sink,
+                           app_outcome *out, imp_error *err);
+
+/* ---- hardware.c ---- */
+struct imp_host;
+struct imp_ceilings;
+/* The machine as JSON; ceilings NULL: not measured. NULL: out of memory. */
+json_t *app_host_json(const struct imp_host *h, const struct imp_ceilings *c);
+/* One line: "Intel ..., 2 cores, 24 GB, avx2 avx512". */
+void app_host_line(const struct imp_host *h, char *out, size_t cap);
+/* The set bits' names with sep between them. */
+void app_isa_text(uint64_t isa, const char *sep, char *out, size_t cap);
+/* Measure with the threads the options ask for. */
+imp_status app_measure(app *a, const struct imp_host *h, uint32_t ms, struct imp_ceilings *out);
+
+/* ---- io.c ---- */
+/* Standard input to its end; *text in buf. */
+imp_status app_read_stdin(imp_buf *buf, imp_error *err);
+/* The next line of stdin without its newline; false: end. */
+bool app_read_line(FILE *f, imp_buf *line);
+/* Print the document on stdout with a newline and free it; NULL means out of memory. */
+app_result app_print_json(app *a, json_t *doc);
+json_t *app_json_text(const char *s, size_t n); /* malformed UTF-8 becomes U+FFFD */
+json_t *app_json_round(double v,
+                       int digits); /* rounded to `digits` significant digits; null when not finite */
+void app_print_float(FILE *f,
+                     float v); /* shortest form that reads back as the same float; null if not finite */
+const char *app_size_text(uint64_t bytes, char out[32]);  /* "1.25 GB" (10^9) */
+const char *app_count_text(uint64_t count, char out[32]); /* "1.24 B" */
+/* Close stdout for good: IO when something could not be written ("No space left on device"). */
+imp_status app_out_finish(imp_error *err);
+imp_status app_out_flush(imp_error *err);
+
+app_result app_usage(app *a, const char *fmt, ...) IMP_PRINTF(2, 3);  /* fills err, returns APP_USAGE */
+app_result app_failed(app *a, const char *fmt, ...) IMP_PRINTF(2, 3); /* fills err, returns APP_FAILED */
+
+#endif

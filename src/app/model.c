@@ -1,0 +1,76 @@
+/* app/model.c - MODEL arguments and the engine that the options ask for. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "app/app.h"
+
+static imp_status not_a_path(const char *model, imp_error *err)
+{
+    if (!strncmp(model, "hf:", 3))
+        return imp_fail(
+            err, IMP_UNSUPPORTED,
+            "'%.200s': fetching from Hugging Face is not built yet; download the model and give its path",
+            model);
+    return imp_fail(err, IMP_NOT_FOUND,
+                    "there is no file or folder '%.200s'; give the path of a GGUF file or of a folder with "
+                    "config.json and "
+                    "safetensors (names without a path are not built yet)",
+                    model);
+}
+
+imp_status app_model_path(const char *model, const char **path, imp_error *err)
+{
+    *path = model;
+    if (!*model) return imp_fail(err, IMP_INVALID, "the model's path is empty");
+    if (imp_sys_is_dir(model)) {
+        char config[4096];
+        snprintf(config, sizeof config, "%s/config.json", model);
+        if (imp_sys_is_file(config)) return IMP_OK;
+        return imp_fail(err, IMP_FORMAT,
+                        "the folder '%.200s' has no config.json, so it holds no model; give a GGUF file or a "
+                        "model's folder",
+                        model);
+    }
+    if (imp_sys_is_file(model)) return IMP_OK;
+    if (access(model, F_OK) == 0)
+        return imp_fail(err, IMP_FORMAT, "'%.200s' is neither a file nor a folder", model);
+    if (errno == EACCES) return imp_fail(err, IMP_IO, "'%.200s' may not be read by this user", model);
+    return not_a_path(model, err);
+}
+
+uint32_t app_n_thread(const app *a)
+{
+    uint32_t n = opt_u32(&a->opt, OPT_THREADS);
+    return n ? n : imp_sys_n_core();
+}
+
+imp_status app_engine(app *a)
+{
+    if (a->engine) return IMP_OK;
+    imp_engine_config c = {.device = opt_str(&a->opt, OPT_DEVICE),
+                           .n_thread = opt_u32(&a->opt, OPT_THREADS),
+                           .n_ctx = opt_u32(&a->opt, OPT_CTX),
+                           .n_parallel = opt_u32(&a->opt, OPT_PARALLEL),
+                           .n_queue = opt_u32(&a->opt, OPT_QUEUE),
+                           .n_batch = opt_u32(&a->opt, OPT_STEP_TOK),
+                           .mem_bytes = opt_set(&a->opt, OPT_MEMORY) ? a->opt.v[OPT_MEMORY].u : 0,
+                           .kv_dtype = opt_str(&a->opt, OPT_KV_TYPE),
+                           .quiet = !app_term_shows_progress()};
+    /* A single answer needs one sequence's memory, not a server's. */
+    if (a->opt.cmd != CMD_SERVE && a->opt.cmd != CMD_PLAN) c.n_parallel = 1;
+    return imp_engine_new(&c, &a->engine, &a->err);
+}
+
+imp_status app_load(app *a, const char *model, const char *id, imp_model **out)
+{
+    const char *path;
+    IMP_TRY(app_model_path(model, &path, &a->err));
+    IMP_TRY(app_engine(a));
+    return imp_engine_load(a->engine, path, id, out, &a->err);
+}
+
+bool app_has_suffix(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), k = strlen(suffix);
+    return n > k && !memcmp(s + n - k, suffix, k);
+}

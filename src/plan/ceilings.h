@@ -1,0 +1,26 @@
+/* plan/ceilings.h - what the CPU reaches at best: read bandwidth, int8 and f32 arithmetic, measured.
+ *
+ * Place:   layer 5; devices prints it, bench divides by it.
+ * Idea:    the best pass of a short loop that does nothing else: a bound for what a kernel can reach, not a promise. */
+#ifndef IMP_CEILINGS_H
+#define IMP_CEILINGS_H
+
+#include "base/thread.h"
+
+typedef struct imp_ceilings {
+    double read_bytes_s; /* all threads reading a buffer far larger than the caches */
+    double int8_op_s;    /* a multiply-add is two */
+    double f32_flop_s;
+    uint32_t n_thread;
+    uint64_t buffer_bytes; /* what was read */
+    const char *isa;       /* of the loops, static text */
+    int64_t measured_at;   /* Unix seconds */
+} imp_ceilings;
+
+/* Measure with all threads of pool, about ms milliseconds for each of the three. llc_bytes: size of the last-level
+ * caches (imp_host), 0: unknown; the buffer is four times that and at least 256 MiB, less when memory is short.
+ * NOMEM; the pool must be idle. */
+IMP_MUST_USE imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
+                                             imp_ceilings *out, imp_error *err);
+
+#endif

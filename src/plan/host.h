@@ -1,0 +1,51 @@
+/* plan/host.h - what this machine has: cores, caches, memory, instruction sets, other compute units.
+ *
+ * Place:   layer 5; read by the commands devices, plan, serve and bench. Says what is there, measures nothing
+ *          (ceilings.h does).
+ * Memory:  imp_host is plain data without pointers. */
+#ifndef IMP_HOST_H
+#define IMP_HOST_H
+
+#include "base/base.h"
+
+enum { IMP_HOST_KINDS = 8, IMP_HOST_CACHES = 12, IMP_HOST_OTHERS = 16 };
+
+typedef struct imp_host_cache {
+    uint32_t level;
+    char kind;      /* 'd' data, 'i' instructions, 'u' both */
+    uint32_t n;     /* how many of this kind the machine has */
+    uint32_t n_pu;  /* hardware threads that share one */
+    uint64_t bytes; /* of one */
+    uint32_t line_bytes;
+} imp_host_cache;
+
+typedef struct imp_host_kind { /* cores that are alike; several on hybrid CPUs */
+    char name[32];             /* the system's word ("IntelAtom"), "" when it has none */
+    uint32_t n_core;
+    int efficiency; /* order by speed, higher is faster; -1: unknown */
+} imp_host_kind;
+
+typedef struct imp_host_other { /* a compute unit that this build has no driver for */
+    char name[96];              /* "NVIDIA device 10de:2335" */
+    char where[32];             /* PCI address or device node */
+    char reason[64];            /* why it is not used */
+} imp_host_other;
+
+typedef struct imp_host {
+    char cpu[128], os[64], arch[32];
+    uint32_t n_package, n_numa, n_core, n_pu; /* that this process may use */
+    imp_host_kind kind[IMP_HOST_KINDS];
+    uint32_t n_kind;
+    imp_host_cache cache[IMP_HOST_CACHES]; /* as the system tells; none in some containers */
+    uint32_t n_cache;
+    uint64_t llc_bytes; /* all caches of the last level together, 0: unknown */
+    uint64_t mem_total, mem_available;
+    uint64_t isa; /* imp_cpu_features bits that kernels may use */
+    imp_host_other other[IMP_HOST_OTHERS];
+    uint32_t n_other;
+} imp_host;
+
+/* DEVICE: the topology could not be read. */
+IMP_MUST_USE imp_status imp_host_read(imp_host *out, imp_error *err);
+
+#endif
