@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""impetus bench beside llama.cpp's llama-bench: same files, same run, taking turns.
+
+    bench/peers.py [--build build] [--rounds 5] [--models 1b:q4_0,1b:q8_0] [--threads N] [-p 512] [-n 128] [--write FILE]
+
+Each round runs both programs once on each file, the one that goes first changing from round to round, so that drift of
+the machine hits both alike. Printed are ratios of medians with the smallest and largest ratio of a round, and each
+program's share of the ceilings that impetus measures in the same run; absolute speeds of a shared machine mean little.
+--write replaces the part of FILE between the marker lines (docs/benchmarks.md).
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- bench/peers.py: begin -->", "<!-- bench/peers.py: end -->"
+
+
+def output(cmd, env=None):
+    r = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, env=env)
+    if r.returncode:
+        sys.exit(f"{cmd[0]} ended with {r.returncode}: {r.stderr.strip()[-400:]}")
+    return json.loads(r.stdout)
+
+
+def model_file(build, spec):
+    """A GGUF of the given shape and type with random weights: the bytes moved are those of the real model."""
+    shape, kind = spec.split(":")
+    path = build / "bench" / f"{shape}-{kind}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"writing {path}", file=sys.stderr)
+        part = path.with_suffix(".part")
+        subprocess.run([sys.executable, ROOT / "tools" / "gen" / "make_gguf.py", shape, kind, part], check=True)
+        part.rename(path)
+    return path
+
+
+def run_impetus(build, path, args):
+    r = output([build / "impetus", "bench", path, "-p", args.p, "-n", args.n, "-r", 1, "-t", args.threads, "--json"])
+    return {"prefill": r["pp"][0]["tok_s"], "decode": r["tg"][0]["tok_s"], "ceilings": r["ceilings"], "share": r["share"]}
+
+
+def run_peer(build, path, args):
+    r = output([build / "peer" / "build" / "bin" / "llama-bench", "-m", path, "-p", args.p, "-n", args.n, "-r", 1, "-t",
+                args.threads, "-o", "json"])
+    prefill = [t for t in r if t["n_prompt"] == args.p and t["n_gen"] == 0]
+    decode = [t for t in r if t["n_gen"] == args.n and t["n_prompt"] == 0]
+    return {"prefill": prefill[0]["avg_ts"], "decode": decode[0]["avg_ts"]}
+
+
+def measure(build, spec, args):
+    path, ours, theirs = model_file(build, spec), [], []
+    for i in range(args.rounds):
+        turns = [(ours, run_impetus), (theirs, run_peer)]
+        for into, run in turns[::-1] if i % 2 else turns:
+            into.append(run(build, path, args))
+        last = {p: ours[-1][p] / theirs[-1][p] for p in ("prefill", "decode")}
+        print(f"{spec} round {i + 1}/{args.rounds}: " + ", ".join(f"{p} {v:.2f}" for p, v in last.items()), file=sys.stderr)
+    rows = []
+    for phase, share in (("prefill", "prefill_of_int8"), ("decode", "decode_of_read")):
+        mine, other = (statistics.median(r[phase] for r in side) for side in (ours, theirs))
+        each = [a[phase] / b[phase] for a, b in zip(ours, theirs)]
+        part = statistics.median(r["share"][share] for r in ours)
+        rows.append({"model": spec, "phase": phase, "ratio": mine / other, "low": min(each), "high": max(each),
+                     "share": part, "peer_share": part * other / mine})
+    return rows
+
+
+def cpu_name():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def table(rows, args):
+    of = {"prefill": "int8 peak", "decode": "memory read"}
+    out = [f"{cpu_name()}, {args.threads} threads; {datetime.date.today()}; prompt {args.p}, generation {args.n}, "
+           f"{args.rounds} rounds in turns.", "",
+           "| model | phase | impetus / llama.cpp | lowest to highest round | ceiling | impetus | llama.cpp |",
+           "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        out.append(f"| {r['model'].replace(':', ' ')} | {r['phase']} | {r['ratio']:.2f} | {r['low']:.2f} to {r['high']:.2f} | "
+                   f"{of[r['phase']]} | {r['share']:.0%} | {r['peer_share']:.0%} |")
+    return "\n".join(out)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    ap.add_argument("--rounds", type=int, default=5)
+    ap.add_argument("--models", default="1b:q4_0,1b:q8_0")
+    ap.add_argument("--threads", type=int, default=os.cpu_count())
+    ap.add_argument("-p", type=int, default=512)
+    ap.add_argument("-n", type=int, default=128)
+    ap.add_argument("--write", type=pathlib.Path)
+    args = ap.parse_args()
+    build = args.build.resolve()
+    rows = [row for spec in args.models.split(",") for row in measure(build, spec, args)]
+    text = table(rows, args)
+    print(text)
+    if args.write:
+        page = args.write.read_text()
+        head, _, rest = page.partition(BEGIN)
+        _, mark, tail = rest.partition(END)
+        if not mark:
+            sys.exit(f"{args.write} has no marker lines")
+        args.write.write_text(head + BEGIN + "\n" + text + "\n" + END + tail)
+
+
+main()
