@@ -605,6 +605,10 @@ bool imp_gguf_array_i64(const imp_gguf *g, const char *key, int64_t *out, uint64
     uint64_t bytes = type_bytes(v->elem), u;
     bool negative;
     for (uint64_t i = 0; i < n; i++) {
+        if (v->elem == IMP_GGUF_BOOL) {
+            out[i] = v->p[i];
+            continue;
+        }
         if (!load_int(v->p + i * bytes, v->elem, &negative, &u) || (!negative && u > INT64_MAX)) return false;
         out[i] = (int64_t)u;
     }

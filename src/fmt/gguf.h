@@ -20,7 +20,7 @@ typedef struct imp_str { /* borrowed bytes, not NUL-terminated */
  * names, known dtypes, ranges inside the file, aligned and disjoint. FORMAT with byte position; UNSUPPORTED names
  * a type of tensor that is known but refused. */
 IMP_MUST_USE imp_status imp_gguf_open(const char *path, imp_gguf **out, imp_error *err);
-/* The same over bytes that stay the caller's (tests, fuzzing). */
+/* The same over bytes that stay the caller's (tests, fuzzing); p should be 8-byte aligned, as tensors are relative to it. */
 IMP_MUST_USE imp_status imp_gguf_parse(const uint8_t *p, uint64_t n, imp_gguf **out, imp_error *err);
 void imp_gguf_close(imp_gguf *g);
 
@@ -37,7 +37,8 @@ bool imp_gguf_str(const imp_gguf *g, const char *key, imp_str *out);
 /* Arrays. Element i is read with the typed getters below; 0 elements is valid. */
 bool imp_gguf_array(const imp_gguf *g, const char *key, imp_gguf_type *elem, uint64_t *n);
 imp_str imp_gguf_array_str(const imp_gguf *g, const char *key, uint64_t i);
-/* All elements at once into malloc-free caller storage; false when the element type does not fit. */
+/* All elements at once into malloc-free caller storage; false when the element type does not fit or n
+ * is not the array's length. Booleans count as the integers 0 and 1; integers as floats in _f32. */
 bool imp_gguf_array_strs(const imp_gguf *g, const char *key, imp_str *out, uint64_t n);
 bool imp_gguf_array_i64(const imp_gguf *g, const char *key, int64_t *out, uint64_t n);
 bool imp_gguf_array_f32(const imp_gguf *g, const char *key, float *out, uint64_t n);
