@@ -22,8 +22,12 @@ typedef enum imp_vocab_model {
 } imp_vocab_model;
 
 typedef enum imp_token_kind { /* the numbers GGUF uses */
-    IMP_TOKEN_NORMAL = 1, IMP_TOKEN_UNKNOWN = 2, IMP_TOKEN_CONTROL = 3, IMP_TOKEN_USER = 4, IMP_TOKEN_UNUSED = 5,
-    IMP_TOKEN_BYTE = 6
+                              IMP_TOKEN_NORMAL = 1,
+                              IMP_TOKEN_UNKNOWN = 2,
+                              IMP_TOKEN_CONTROL = 3,
+                              IMP_TOKEN_USER = 4,
+                              IMP_TOKEN_UNUSED = 5,
+                              IMP_TOKEN_BYTE = 6
 } imp_token_kind;
 
 typedef struct imp_vocab_str {
@@ -34,17 +38,18 @@ typedef struct imp_vocab_str {
 /* A vocabulary as GGUF stores it; everything is borrowed during the call. */
 typedef struct imp_vocab {
     imp_vocab_model model;
-    const char *pre;               /* BPE: "gpt-2", "llama-bpe", ...; an unknown one is refused */
-    const imp_vocab_str *token;    /* [n_token] */
-    const float *score;            /* [n_token] or NULL */
-    const int32_t *kind;           /* [n_token] imp_token_kind or NULL: all normal */
+    const char *pre;            /* BPE: "gpt-2", "llama-bpe", ...; an unknown one is refused */
+    const imp_vocab_str *token; /* [n_token] */
+    const float *score;         /* [n_token] or NULL */
+    const int32_t *kind;        /* [n_token] imp_token_kind or NULL: all normal */
     size_t n_token;
-    const imp_vocab_str *merge;    /* [n_merge] "a b" */
+    const imp_vocab_str *merge; /* [n_merge] "a b" */
     size_t n_merge;
     int64_t bos, eos, unk, sep, pad, cls, mask; /* -1: absent */
     int8_t add_bos, add_eos, add_space_prefix;  /* -1: the model kind's default */
     bool remove_extra_whitespaces;
-    const void *charsmap;          /* SentencePiece precompiled_charsmap or NULL */
+    bool rstrip_special;  /* control tokens take the white space behind them (Phi-3) */
+    const void *charsmap; /* SentencePiece precompiled_charsmap or NULL */
     size_t n_charsmap;
 } imp_vocab;
 
@@ -65,20 +70,24 @@ void imp_ids_deinit(imp_ids *v);
 /* Append the ids of text[0..n-1] to *out. flags: IMP_TOK_ADD_SPECIAL (BOS, CLS, ... as the model wants them),
  * IMP_TOK_PARSE_SPECIAL (control tokens spelled in the text become those tokens; without it they are plain text).
  * Invalid UTF-8 bytes are encoded like any bytes where the vocabulary can, else as the unknown token. */
-IMP_MUST_USE imp_status imp_tokenizer_encode(const imp_tokenizer *t, const char *text, size_t n, unsigned flags,
-                                             imp_ids *out, imp_error *err);
+IMP_MUST_USE imp_status imp_tokenizer_encode(const imp_tokenizer *t, const char *text, size_t n,
+                                             unsigned flags, imp_ids *out, imp_error *err);
 /* The text of a whole id list, as the model's decoder makes it. special: spell control tokens too. */
-IMP_MUST_USE imp_status imp_tokenizer_decode(const imp_tokenizer *t, const int32_t *ids, size_t n, bool special,
-                                             imp_buf *out, imp_error *err);
+IMP_MUST_USE imp_status imp_tokenizer_decode(const imp_tokenizer *t, const int32_t *ids, size_t n,
+                                             bool special, imp_buf *out, imp_error *err);
 
 /* Streaming: push ids, get bytes; only whole UTF-8 characters come out. Concatenated output == decode(all). */
 typedef struct imp_detok {
     const imp_tokenizer *t;
     bool special, started;
     uint8_t n_hold;
-    char hold[8]; /* start of a character whose rest has not come */
+    char hold[8];   /* start of a character whose rest has not come */
+    bool stripped;  /* the start of the text is over: nothing more to strip there */
+    size_t n_strip; /* spaces stripped there so far */
 } imp_detok;
 void imp_detok_init(imp_detok *d, const imp_tokenizer *t, bool special);
+/* After init: the ids continue a text (a prompt's answer), so the first one keeps its leading space. */
+void imp_detok_continue(imp_detok *d);
 void imp_detok_push(imp_detok *d, int32_t id, imp_buf *out); /* appends; id out of range: nothing */
 void imp_detok_flush(imp_detok *d, imp_buf *out);            /* an unfinished character becomes U+FFFD */
 
