@@ -243,6 +243,7 @@ imp_status imp_safetensors_parse(const uint8_t *p, uint64_t n, imp_safetensors *
     IMP_TRY(read_header(p, n, &n_header, err));
     imp_safetensors *s = imp_sys_calloc(1, sizeof *s);
     if (s == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the file's directory");
+    s->n = n;
     imp_status st =
         imp_json_load((const char *)p + 8, (size_t)n_header, "the safetensors header", &s->header, err);
     if (st == IMP_OK) st = read_directory(s, p + 8 + n_header, n - 8 - n_header, err);
