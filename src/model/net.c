@@ -5,15 +5,9 @@
  *          (logits; vectors where the model has a pooling), and refuse the file when a tensor is left over.
  * Threads: a loaded net is read-only. */
 #include "model/model_int.h"
+#include "model/tokenizer_load.h"
 
 #include <stdio.h>
-
-#if __has_include("model/tokenizer_load.h")
-#include "model/tokenizer_load.h"
-#else /* the loader is written in parallel: until it is here every model has no tokenizer */
-#define imp_tokenizer_from_gguf(g, out, err) ((void)(g), (void)(out), (void)(err), IMP_OK)
-#define imp_tokenizer_from_hf(h, out, err)   ((void)(h), (void)(out), (void)(err), IMP_OK)
-#endif
 
 typedef struct opening {
     imp_net *net;
