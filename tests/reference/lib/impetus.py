@@ -10,7 +10,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = ROOT / os.environ.get("BUILD", "build")
-EXE = BUILD / "impetus"
+EXE = pathlib.Path(os.environ.get("IMPETUS", BUILD / "impetus"))
 
 
 def command(*args, stdin=None, timeout=600):
