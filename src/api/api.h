@@ -29,6 +29,8 @@ typedef struct imp_api_sink {
                   size_t n_header, bool stream);
     void (*write)(void *user, const char *p, size_t n);
     void (*end)(void *user);
+    /* Run fn(arg) soon on a thread that may take its time; false: it cannot. May be NULL. */
+    bool (*later)(void *user, void (*fn)(void *arg), void *arg);
     void *user;
 } imp_api_sink;
 

@@ -1,0 +1,410 @@
+/* api/generate.c - /v1/chat/completions and /v1/completions: parse, submit, stream or collect, answer.
+ *
+ * Place:   over call.c; the words of the two APIs are in openai_chat.c and openai_completion.c.
+ * Idea:    every prompt times n is one engine request, a slot of the call. Streaming turns an event into one
+ *          `data:` line at once; without streaming text is collected and answered whole.
+ * Always:  a stream ends with `data: [DONE]`; an error after the first byte is a `data: {"error":...}` before it.
+ * Threads: events on the scheduler's thread, under the call's mutex. */
+#include "api/generate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <time.h>
+
+/* ---- answers ------------------------------------------------------------------------------------- */
+
+static void write_usage(const gen_call *g, imp_buf *b)
+{
+    uint64_t prompt = 0, out = 0, cached = 0;
+    for (size_t i = 0; i < g->base.n_slot; i++) {
+        const imp_usage *u = &g->choice[i].usage;
+        out += u->n_generated;
+        if (i % (size_t)g->p.n != 0) continue; /* n answers to one prompt: it counts once */
+        prompt += u->n_prompt;
+        cached += u->n_cached;
+    }
+    imp_buf_fmt(b,
+                "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                (unsigned long long)prompt, (unsigned long long)out, (unsigned long long)(prompt + out),
+                (unsigned long long)cached);
+}
+
+static void write_head(gen_call *g, const char *object, imp_buf *b)
+{
+    imp_buf_fmt(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", g->id, object,
+                (long long)g->created);
+    imp_json_cstr(b, g->model_id);
+    imp_buf_str(b, ",\"system_fingerprint\":\"impetus-" IMPETUS_VERSION "\",");
+}
+
+static const char *finish_name(imp_finish f)
+{
+    return f == IMP_FINISH_LENGTH ? "\"length\"" : "\"stop\"";
+}
+
+/* One chunk with one choice. text NULL: raw is the delta. finish NULL: not the last. */
+static void write_chunk(gen_call *g, size_t i, const char *raw, const char *text, size_t n,
+                        const char *finish)
+{
+    gen_choice *c = &g->choice[i];
+    imp_buf *b = &g->out;
+    imp_buf_str(b, "data: ");
+    imp_buf_add(b, g->head.data, g->head.n);
+    imp_buf_fmt(b, "\"choices\":[{\"index\":%zu,", i);
+    if (text)
+        g->format->delta(b, text, n);
+    else
+        imp_buf_str(b, raw);
+    imp_buf_str(b, ",");
+    g->format->logprobs(c, b);
+    for (size_t k = 0; k < IMP_COUNT(c->lp); k++) c->lp[k].n = 0;
+    c->n_tok = 0;
+    imp_buf_fmt(b, ",\"finish_reason\":%s}]%s}\n\n", finish ? finish : "null",
+                g->p.include_usage ? ",\"usage\":null" : "");
+}
+
+static void flush(gen_call *g)
+{
+    if (!g->base.started || g->out.n == 0 || g->out.failed) return;
+    g->base.sink.write(g->base.sink.user, g->out.data, g->out.n);
+    g->out.n = 0;
+}
+
+/* ---- events -------------------------------------------------------------------------------------- */
+
+static void note_first(gen_call *g, const imp_event *ev)
+{
+    if (g->first_seen || ev->n_text == 0) return;
+    g->first_seen = true;
+    g->first_ns = imp_now_ns();
+    imp_hist_add(&g->base.api->first_token, (double)(g->first_ns - g->base.t0_ns) * 1e-9);
+}
+
+static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
+{
+    gen_call *g = (gen_call *)base;
+    gen_choice *c = &g->choice[s->index];
+    if (ev->kind == IMP_EVENT_DONE) {
+        c->done = true;
+        c->finish = ev->finish;
+        c->usage = ev->usage;
+        bool good = ev->finish == IMP_FINISH_STOP || ev->finish == IMP_FINISH_LENGTH;
+        if (g->p.stream && good)
+            write_chunk(g, s->index, g->format->last_delta, NULL, 0, finish_name(ev->finish));
+        flush(g);
+        return;
+    }
+    if (ev->kind != IMP_EVENT_TEXT) return;
+    note_first(g, ev);
+    if (g->p.want_logprobs) g->format->tokens(g, c, ev);
+    if (!g->p.stream) {
+        imp_buf_add(&c->text, ev->text, ev->n_text);
+    } else if (ev->n_text > 0 || c->n_tok > 0) {
+        write_chunk(g, s->index, NULL, ev->n_text ? ev->text : "", ev->n_text, NULL);
+        flush(g);
+    }
+}
+
+/* All requests are accepted: the status can be sent, then what came meanwhile. */
+static void on_start(imp_api_call *base)
+{
+    gen_call *g = (gen_call *)base;
+    if (!g->p.stream) return;
+    static const imp_api_header h[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    base->sink.begin(base->sink.user, 200, "text/event-stream", h, IMP_COUNT(h), true);
+    flush(g);
+}
+
+static void finish_stream(gen_call *g)
+{
+    imp_api_sink *s = &g->base.sink;
+    bool failed = g->base.err.status != IMP_OK;
+    if (failed || g->out.failed) {
+        imp_buf b = {0};
+        imp_buf_str(&b, "data: ");
+        if (!failed) imp_fail(&g->base.err, IMP_NOMEM, "out of memory");
+        imp_api_fail_json(&b, false, &g->base.err);
+        imp_buf_str(&b, "\n\n");
+        if (!b.failed) s->write(s->user, b.data, b.n);
+        imp_buf_deinit(&b);
+    } else if (g->p.include_usage) {
+        imp_buf b = {0};
+        imp_buf_str(&b, "data: ");
+        imp_buf_add(&b, g->head.data, g->head.n);
+        imp_buf_str(&b, "\"choices\":[],");
+        write_usage(g, &b);
+        imp_buf_str(&b, "}\n\n");
+        if (!b.failed) s->write(s->user, b.data, b.n);
+        imp_buf_deinit(&b);
+    }
+    s->write(s->user, "data: [DONE]\n\n", 14);
+    s->end(s->user);
+}
+
+static void finish_whole(gen_call *g)
+{
+    imp_buf b = {0};
+    write_head(g, g->format->object, &b);
+    imp_buf_str(&b, "\"choices\":[");
+    for (size_t i = 0; i < g->base.n_slot; i++) {
+        gen_choice *c = &g->choice[i];
+        imp_buf_fmt(&b, "%s{\"index\":%zu,", i ? "," : "", i);
+        g->format->whole(&b, c);
+        imp_buf_str(&b, ",");
+        g->format->logprobs(c, &b);
+        imp_buf_fmt(&b, ",\"finish_reason\":%s}", finish_name(c->finish));
+        b.failed |= c->text.failed;
+        for (size_t k = 0; k < IMP_COUNT(c->lp); k++) b.failed |= c->lp[k].failed;
+    }
+    imp_buf_str(&b, "],");
+    write_usage(g, &b);
+    imp_buf_str(&b, "}");
+    imp_api_answer(&g->base.sink, 200, &b);
+}
+
+static void on_finish(imp_api_call *base)
+{
+    gen_call *g = (gen_call *)base;
+    if (g->first_seen) {
+        uint64_t n = 0;
+        for (size_t i = 0; i < base->n_slot; i++) n += g->choice[i].usage.n_generated;
+        if (n > 1)
+            imp_hist_add(&base->api->output_token,
+                         (double)(imp_now_ns() - g->first_ns) * 1e-9 / (double)(n - 1));
+    }
+    if (base->started && g->p.stream)
+        finish_stream(g);
+    else if (base->err.status != IMP_OK)
+        imp_api_fail(&base->sink, base->ollama, &base->err);
+    else
+        finish_whole(g);
+    imp_call_unref(base);
+}
+
+static void on_free(imp_api_call *base)
+{
+    gen_call *g = (gen_call *)base;
+    for (size_t i = 0; g->choice && i < base->n_slot; i++) {
+        imp_buf_deinit(&g->choice[i].text);
+        for (size_t k = 0; k < IMP_COUNT(g->choice[i].lp); k++) imp_buf_deinit(&g->choice[i].lp[k]);
+    }
+    imp_buf_deinit(&g->head);
+    imp_buf_deinit(&g->out);
+    imp_api_params_deinit(&g->p);
+}
+
+void imp_gen_token_text(const gen_call *g, int32_t id, imp_buf *out)
+{
+    char *text;
+    size_t n;
+    if (imp_detokenize(g->model, &id, 1, true, &text, &n, NULL) != IMP_OK) return;
+    /* Decoding a token alone drops the space that a SentencePiece word starts with. */
+    size_t n_piece = 0;
+    const char *piece = imp_token_piece(g->model, id, &n_piece);
+    if (piece && n_piece >= 3 && memcmp(piece, "\xe2\x96\x81", 3) == 0 && (n == 0 || text[0] != ' '))
+        imp_buf_add(out, " ", 1);
+    imp_buf_add(out, text, n);
+    imp_free(text);
+}
+
+/* ---- from parameters to engine requests ------------------------------------------------------------ */
+
+static imp_status prompt_tokens(gen_call *g, const json_t *list, gen_prompt *out, imp_error *err)
+{
+    uint32_t n_vocab = imp_model_get_info(g->model)->n_vocab;
+    out->n = json_array_size(list);
+    out->ids = imp_arena_array(g->p.arena, out->n, sizeof *out->ids);
+    if (!out->ids) return imp_fail(err, IMP_NOMEM, "out of memory");
+    for (size_t i = 0; i < out->n; i++) {
+        json_int_t id = json_integer_value(json_array_get(list, i));
+        if (id < 0 || id >= (json_int_t)n_vocab)
+            return imp_fail_field(err, IMP_INVALID, "prompt",
+                                  "'prompt' holds the token id %lld; this model has %u", (long long)id,
+                                  n_vocab);
+        out->ids[i] = (int32_t)id;
+    }
+    return IMP_OK;
+}
+
+static imp_status prompt_text(gen_call *g, const char *text, size_t n, unsigned flags, gen_prompt *out,
+                              const char *field, imp_error *err)
+{
+    IMP_TRY(imp_tokenize(g->model, text, n, flags, &out->ids, &out->n, err));
+    out->engine = true;
+    if (out->n == 0) return imp_fail_field(err, IMP_INVALID, field, "'%s' holds no text", field);
+    return IMP_OK;
+}
+
+static imp_status echo_text(gen_call *g, const json_t *v, gen_prompt *p, imp_error *err)
+{
+    if (json_is_string(v)) {
+        p->text = json_string_value(v);
+        p->n_text = json_string_length(v);
+    } else {
+        char *text;
+        IMP_TRY(imp_detokenize(g->model, p->ids, p->n, false, &text, &p->n_text, err));
+        p->text = imp_arena_strndup(g->p.arena, text, p->n_text);
+        imp_free(text);
+    }
+    /* own copy: the JSON tree goes when the requests are submitted */
+    p->text = p->text ? imp_arena_strndup(g->p.arena, p->text, p->n_text) : NULL;
+    return p->text ? IMP_OK : imp_fail(err, IMP_NOMEM, "out of memory");
+}
+
+static imp_status make_prompts(gen_call *g, imp_error *err)
+{
+    imp_api_params *p = &g->p;
+    if (p->ep == EP_CHAT) {
+        char *text;
+        IMP_TRY(imp_chat_render(g->model, p->msg, p->n_msg, &text, err));
+        imp_status st =
+            prompt_text(g, text, strlen(text), IMP_TOK_PARSE_SPECIAL, &g->prompt[0], "messages", err);
+        imp_free(text);
+        return st;
+    }
+    bool many =
+        g->n_prompt > 1 || (json_is_array(p->prompt) && !json_is_integer(json_array_get(p->prompt, 0)));
+    for (size_t i = 0; i < g->n_prompt; i++) {
+        const json_t *v = many ? json_array_get(p->prompt, i) : p->prompt;
+        if (json_is_string(v))
+            IMP_TRY(prompt_text(g, json_string_value(v), json_string_length(v),
+                                IMP_TOK_ADD_SPECIAL | IMP_TOK_PARSE_SPECIAL, &g->prompt[i], "prompt", err));
+        else
+            IMP_TRY(prompt_tokens(g, v, &g->prompt[i], err));
+        if (p->echo) IMP_TRY(echo_text(g, v, &g->prompt[i], err));
+    }
+    return IMP_OK;
+}
+
+static void drop_prompts(gen_call *g)
+{
+    for (size_t i = 0; g->prompt && i < g->n_prompt; i++) {
+        if (g->prompt[i].engine) imp_free(g->prompt[i].ids);
+        g->prompt[i].ids = NULL;
+        g->prompt[i].engine = false;
+    }
+}
+
+static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *err)
+{
+    const imp_api_params *p = &g->p;
+    *rq = (imp_request){.kind = IMP_REQUEST_GENERATE, .n_input = 1};
+    imp_sampling *s = &rq->sampling;
+    imp_sampling_default(s);
+    if (!isnan(p->temperature)) s->temperature = (float)p->temperature;
+    if (!isnan(p->top_p)) s->top_p = (float)p->top_p;
+    if (!isnan(p->min_p)) s->min_p = (float)p->min_p;
+    if (!isnan(p->repeat_penalty)) s->repeat_penalty = (float)p->repeat_penalty;
+    if (!isnan(p->presence_penalty)) s->presence_penalty = (float)p->presence_penalty;
+    if (!isnan(p->frequency_penalty)) s->frequency_penalty = (float)p->frequency_penalty;
+    if (p->top_k != IMP_UNSET) s->top_k = (int32_t)IMP_MAX(p->top_k, 0);
+    if (p->repeat_last_n != IMP_UNSET) s->repeat_last_n = (int32_t)p->repeat_last_n;
+    uint32_t n_vocab = imp_model_get_info(g->model)->n_vocab;
+    for (size_t i = 0; i < p->n_bias; i++)
+        if ((uint32_t)p->bias[i].id >= n_vocab)
+            return imp_fail_field(err, IMP_INVALID, "logit_bias",
+                                  "'logit_bias' names the token %d; this model has %u", p->bias[i].id,
+                                  n_vocab);
+    s->bias = p->bias;
+    s->n_bias = p->n_bias;
+    /* OpenAI's completions stop after 16 tokens unless told otherwise; chats go on to the end */
+    if (p->max_tok != IMP_UNSET)
+        rq->max_tok = (uint32_t)p->max_tok;
+    else
+        rq->max_tok = p->ep == EP_COMPLETION ? 16 : 0;
+    rq->stop = p->stop_str;
+    rq->n_stop = p->n_stop;
+    rq->ignore_eos = p->ignore_eos;
+    rq->want_logprobs = p->want_logprobs;
+    rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
+    return IMP_OK;
+}
+
+static imp_status submit_all(gen_call *g, imp_error *err)
+{
+    imp_request rq;
+    IMP_TRY(make_request(g, &rq, err));
+    size_t n = (size_t)g->p.n;
+    for (size_t i = 0; i < g->base.n_slot; i++) {
+        const gen_prompt *pr = &g->prompt[i / n];
+        rq.ids = pr->ids;
+        rq.n_ids = &pr->n;
+        /* -1 asks for a random seed; n answers from one seed get seeds in a row */
+        rq.sampling.seed =
+            g->p.seed == IMP_UNSET || g->p.seed == -1 ? UINT64_MAX : (uint64_t)g->p.seed + i % n;
+        IMP_TRY(imp_call_submit(&g->base, i, g->model, &rq, err));
+    }
+    return IMP_OK;
+}
+
+/* What a choice starts with: the role of a chat, the echoed prompt of a completion. */
+static void open_choices(gen_call *g)
+{
+    for (size_t i = 0; i < g->base.n_slot; i++) {
+        const gen_prompt *pr = &g->prompt[i / (size_t)g->p.n];
+        if (g->p.stream && g->format->role_delta) write_chunk(g, i, g->format->role_delta, NULL, 0, NULL);
+        if (!g->p.echo) continue;
+        if (g->p.stream)
+            write_chunk(g, i, NULL, pr->text, pr->n_text, NULL);
+        else
+            imp_buf_add(&g->choice[i].text, pr->text, pr->n_text);
+    }
+}
+
+static imp_status prepare(gen_call *g, imp_error *err)
+{
+    const char *id = imp_model_get_info(g->model)->id;
+    g->n_prompt = g->p.ep == EP_CHAT ? 1 : imp_api_n_input(g->p.prompt);
+    g->model_id = imp_arena_strndup(g->p.arena, id, strlen(id));
+    g->prompt = imp_arena_array(g->p.arena, g->n_prompt, sizeof *g->prompt);
+    if (!g->model_id || !g->prompt) return imp_fail(err, IMP_NOMEM, "out of memory");
+    return make_prompts(g, err);
+}
+
+imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
+{
+    imp_error err = {0};
+    gen_call *g = imp_sys_calloc(1, sizeof *g);
+    if (!g) {
+        imp_fail(&err, IMP_NOMEM, "out of memory");
+        imp_api_fail(s, false, &err);
+        return NULL;
+    }
+    g->format = ep == EP_CHAT ? &imp_gen_chat : &imp_gen_completion;
+    imp_status st = imp_api_parse(ep, rq->body, rq->n_body, &g->p, &err);
+    if (st == IMP_OK) {
+        g->model = imp_api_model(a, g->p.model, false, false, &err);
+        st = g->model ? prepare(g, &err) : err.status;
+    }
+    size_t n_slot = g->n_prompt * (size_t)g->p.n;
+    if (st == IMP_OK) {
+        g->choice = imp_arena_array(g->p.arena, n_slot, sizeof *g->choice);
+        st = g->choice ? imp_call_init(&g->base, a, s, false, n_slot) : IMP_NOMEM;
+        if (st != IMP_OK) imp_fail(&err, st, "out of memory");
+    }
+    if (st != IMP_OK) {
+        drop_prompts(g);
+        imp_api_params_deinit(&g->p);
+        imp_sys_free(g);
+        imp_api_fail(s, false, &err);
+        return NULL;
+    }
+    imp_api_make_id(a, g->format->id_prefix, g->id);
+    g->created = (int64_t)time(NULL);
+    g->base.on_event = on_event;
+    g->base.on_start = on_start;
+    g->base.on_finish = on_finish;
+    g->base.on_free = on_free;
+    if (g->p.stream) write_head(g, g->format->chunk_object, &g->head);
+    open_choices(g);
+    if (g->head.failed || g->out.failed)
+        st = imp_fail(&err, IMP_NOMEM, "out of memory");
+    else
+        st = submit_all(g, &err);
+    drop_prompts(g);
+    json_decref(g->p.root); /* the engine has its copies */
+    g->p.root = NULL;
+    imp_call_go(&g->base, st == IMP_OK ? NULL : &err);
+    return &g->base;
+}

@@ -1,0 +1,166 @@
+/* api/internal.h - what the files of src/api share.
+ *
+ * Place:   included by src/api only. */
+#ifndef IMP_API_INTERNAL_H
+#define IMP_API_INTERNAL_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+
+#include "api/api.h"
+#include "base/base.h"
+#include "base/thread.h"
+
+/* ---- limits of what a request may hold -------------------------------------------------------- */
+enum {
+    IMP_JSON_MAX_DEPTH = 64,
+    IMP_JSON_MAX_VALUES = 1 << 20,
+    IMP_API_MAX_STOP = 16,
+    IMP_API_MAX_STOP_BYTES = 1024,
+    IMP_API_MAX_MESSAGES = 4096,
+    IMP_API_MAX_INPUTS = 2048,
+    IMP_API_MAX_CHOICES = 1024, /* prompts times n */
+    IMP_API_MAX_BIAS = 4096
+};
+
+/* ---- endpoints with a JSON body, as bits of the field table ------------------------------------ */
+typedef enum imp_endpoint {
+    EP_CHAT = 1,
+    EP_COMPLETION = 2,
+    EP_EMBED = 4,              /* /v1/embeddings */
+    EP_OLLAMA_EMBED = 8,       /* /api/embed */
+    EP_OLLAMA_EMBEDDINGS = 16, /* /api/embeddings */
+    EP_GENERATE = EP_CHAT | EP_COMPLETION,
+    EP_OLLAMA = EP_OLLAMA_EMBED | EP_OLLAMA_EMBEDDINGS,
+    EP_VECTOR = EP_EMBED | EP_OLLAMA
+} imp_endpoint;
+
+/* A checked request. Strings point into root; everything else lives in the arena. */
+typedef struct imp_api_params {
+    imp_endpoint ep;
+    imp_arena *arena; /* owned */
+    json_t *root;     /* owned */
+    const char *model;
+    bool stream, include_usage, echo, ignore_eos, want_logprobs, truncate;
+    int64_t n, best_of, max_tok, max_completion_tok, top_logprobs, logprobs, dimensions;
+    int64_t seed, top_k, repeat_last_n;
+    double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    const char *encoding;
+    json_t *messages, *prompt, *input, *stop, *logit_bias, *stream_options, *options, *keep_alive;
+    imp_message *msg; /* [n_msg] */
+    size_t n_msg;
+    const char **stop_str; /* [n_stop] */
+    size_t n_stop;
+    imp_logit_bias *bias; /* [n_bias]; ids are checked against the vocabulary later */
+    size_t n_bias;
+    int64_t num_ctx; /* Ollama options.num_ctx, 0: not given */
+} imp_api_params;
+
+#define IMP_UNSET INT64_MIN /* an integer field that was not given; numbers use NAN */
+
+/* Parse and check a body. *out needs imp_api_params_deinit also after a failure. */
+imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_params *out, imp_error *err);
+void imp_api_params_deinit(imp_api_params *p);
+/* json_in.c: bytes to a JSON object within the limits above. */
+imp_status imp_api_json(const char *body, size_t n, json_t **out, imp_error *err);
+/* fields.c: every field against the table. */
+imp_status imp_api_fields(imp_api_params *p, imp_error *err);
+/* messages.c: what one line of a table cannot say. */
+imp_status imp_api_messages(imp_api_params *p, imp_error *err);
+imp_status imp_api_stop(imp_api_params *p, imp_error *err);
+imp_status imp_api_bias(imp_api_params *p, imp_error *err);
+imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
+/* A prompt or input: a string, strings, tokens or lists of tokens (tokens only when allowed). Only shapes. */
+imp_status imp_api_check_input(const json_t *v, const char *field, bool tokens, imp_error *err);
+size_t imp_api_n_input(const json_t *v);
+
+/* ---- JSON out ---------------------------------------------------------------------------------- */
+void imp_json_str(imp_buf *b, const char *s, size_t n); /* with quotes; invalid UTF-8 becomes U+FFFD */
+void imp_json_cstr(imp_buf *b, const char *s);
+void imp_json_f32(imp_buf *b, float x); /* reads back as the same float; NaN and infinities become null */
+void imp_json_base64(imp_buf *b, const void *p, size_t n); /* with quotes */
+
+/* ---- the API object ---------------------------------------------------------------------------- */
+enum { IMP_N_BUCKET = 14, IMP_N_ROUTE = 24 };
+typedef struct imp_hist {
+    _Atomic uint64_t bucket[IMP_N_BUCKET + 1];
+    _Atomic uint64_t sum_us;
+} imp_hist;
+void imp_hist_add(imp_hist *h, double seconds);
+
+struct imp_api {
+    imp_api_config config;
+    atomic_uint refs;
+    atomic_bool draining;
+    uint64_t start_ns;
+    _Atomic uint64_t next_id;
+    uint64_t id_seed;
+    void (*http_stats)(void *user, imp_api_http_stats *out);
+    void *http_user;
+    _Atomic uint64_t n_answer[IMP_N_ROUTE + 1][6]; /* [route, last: unknown path][status / 100] */
+    imp_hist duration[IMP_N_ROUTE + 1];
+    imp_hist first_token, output_token;
+};
+void imp_api_make_id(imp_api *a, const char *prefix, char out[48]);
+
+/* ---- errors ------------------------------------------------------------------------------------ */
+bool imp_api_is_ollama(const char *path); /* which shape errors have */
+void imp_api_error(const imp_api_sink *s, bool ollama, int status, const char *param, const char *code,
+                   const imp_api_header *headers, size_t n_header, const char *text);
+/* The answer to a failed engine call or check: status, code and a text that is safe to show. */
+void imp_api_fail(const imp_api_sink *s, bool ollama, const imp_error *err);
+int imp_api_http_status(imp_status s);
+void imp_api_error_json(imp_buf *b, bool ollama, int status, const char *param, const char *code,
+                        const char *text);
+void imp_api_fail_json(imp_buf *b, bool ollama, const imp_error *err); /* the body alone, for streams */
+void imp_api_answer(const imp_api_sink *s, int status, imp_buf *body); /* JSON, takes body's bytes */
+
+/* ---- calls: one or more engine requests behind one HTTP request (call.c) ------------------------- */
+typedef struct imp_call_slot {
+    imp_api_call *call;
+    size_t index;
+    uint64_t id; /* engine's */
+    bool submitted, done;
+} imp_call_slot;
+
+struct imp_api_call {
+    imp_api *api;
+    imp_api_sink sink;
+    atomic_uint refs;
+    imp_mutex *mu; /* guards all below, and what the kind of call adds */
+    imp_call_slot *slot;
+    size_t n_slot;
+    size_t n_left;         /* requests that run, and one while they are being submitted */
+    imp_api_reason reason; /* 0: not cancelled */
+    bool started;          /* all are submitted: events may reach the sink */
+    bool ollama;
+    imp_error err; /* the first failure; status OK: none */
+    uint64_t t0_ns;
+    void (*on_event)(imp_api_call *c, imp_call_slot *slot,
+                     const imp_event *ev); /* under mu; not DONE's last */
+    void (*on_start)(imp_api_call *c);     /* under mu */
+    void (*on_finish)(imp_api_call *c);    /* all done; must call sink.end in the end, then imp_call_unref */
+    void (*on_free)(imp_api_call *c);      /* frees what the kind added */
+};
+/* c: zeroed memory from imp_sys_calloc that starts with an imp_api_call; n_slot >= 1. On failure c is untouched. */
+imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, bool ollama, size_t n_slot);
+imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request *rq, imp_error *err);
+/* After the last submit: err NULL lets the events through, else the submitted ones are cancelled and err answered. */
+void imp_call_go(imp_api_call *c, const imp_error *err);
+void imp_call_unref(imp_api_call *c);
+/* The model a request means. NULL: err says why (NOT_FOUND, INVALID). */
+imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, imp_error *err);
+
+/* ---- handlers ----------------------------------------------------------------------------------- */
+imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
+imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
+void imp_api_models(imp_api *a, const imp_api_sink *s);
+void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s);
+void imp_api_tags(imp_api *a, const imp_api_sink *s);
+void imp_api_metrics(imp_api *a, const imp_api_sink *s);
+size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_sys_free *out */
+/* route.c: the index of a path in the route table, IMP_N_ROUTE when unknown; and its name for metrics. */
+size_t imp_api_route_index(const char *path);
+const char *imp_api_route_name(size_t i); /* NULL: no such route */
+
+#endif

@@ -1,0 +1,120 @@
+/* api/models.c - what is loaded: /v1/models, /v1/models/ID, /api/tags; and finding a model by name. */
+#include "api/internal.h"
+
+#include <ctype.h>
+#include <time.h>
+
+size_t imp_api_list(imp_api *a, imp_model ***out)
+{
+    *out = NULL;
+    size_t cap = 16;
+    for (;;) {
+        imp_model **list = imp_sys_calloc(cap, sizeof(imp_model *));
+        if (!list) return 0;
+        size_t n = imp_engine_models(a->config.engine, list, cap);
+        if (n <= cap) {
+            *out = list;
+            return n;
+        }
+        imp_sys_free(list); /* more were loaded meanwhile */
+        cap = n;
+    }
+}
+
+static void write_model(imp_buf *b, const imp_model_info *m)
+{
+    imp_buf_str(b, "{\"id\":");
+    imp_json_cstr(b, m->id);
+    imp_buf_fmt(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"impetus\",\"meta\":{\"arch\":",
+                (long long)m->created);
+    imp_json_cstr(b, m->arch);
+    imp_buf_str(b, ",\"type\":");
+    imp_json_cstr(b, m->type);
+    imp_buf_str(b, ",\"device\":");
+    imp_json_cstr(b, m->device);
+    imp_buf_str(b, ",\"template\":");
+    imp_json_cstr(b, m->template_id);
+    imp_buf_fmt(b,
+                ",\"n_param\":%llu,\"file_bytes\":%llu,\"n_vocab\":%u,\"n_layer\":%u,\"n_embd\":%u,\"n_ctx_"
+                "train\":%u,"
+                "\"n_ctx\":%u,\"can_generate\":%s,\"can_embed\":%s,\"embed_dim\":%u}}",
+                (unsigned long long)m->n_param, (unsigned long long)m->file_bytes, m->n_vocab, m->n_layer,
+                m->n_embd, m->n_ctx_train, m->n_ctx, m->can_generate ? "true" : "false",
+                m->can_embed ? "true" : "false", m->embed_dim);
+}
+
+void imp_api_models(imp_api *a, const imp_api_sink *s)
+{
+    imp_model **list;
+    size_t n = imp_api_list(a, &list);
+    imp_buf b = {0};
+    imp_buf_str(&b, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) imp_buf_str(&b, ",");
+        write_model(&b, imp_model_get_info(list[i]));
+    }
+    imp_buf_str(&b, "]}");
+    imp_sys_free(list);
+    imp_api_answer(s, 200, &b);
+}
+
+void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
+{
+    const imp_model *m = imp_engine_find(a->config.engine, id);
+    if (!m) {
+        imp_error err = {0};
+        imp_fail_field(&err, IMP_NOT_FOUND, "model", "the model '%.200s' is not loaded here", id);
+        imp_api_fail(s, false, &err);
+        return;
+    }
+    imp_buf b = {0};
+    write_model(&b, imp_model_get_info(m));
+    imp_api_answer(s, 200, &b);
+}
+
+static void write_tag(imp_buf *b, const imp_model_info *m)
+{
+    size_t n = strlen(m->path);
+    bool gguf = n >= 5 && strcmp(m->path + n - 5, ".gguf") == 0;
+    time_t t = (time_t)m->created;
+    struct tm tm;
+    char when[32] = "1970-01-01T00:00:00Z", size[32], quant[32];
+    if (gmtime_r(&t, &tm)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    if (m->n_param >= 1000000000u)
+        snprintf(size, sizeof size, "%.1fB", (double)m->n_param * 1e-9);
+    else if (m->n_param >= 1000000u)
+        snprintf(size, sizeof size, "%.1fM", (double)m->n_param * 1e-6);
+    else
+        snprintf(size, sizeof size, "%.0fK", (double)m->n_param * 1e-3);
+    snprintf(quant, sizeof quant, "%s", m->type ? m->type : "unknown");
+    for (char *q = quant; *q; q++) *q = (char)toupper((unsigned char)*q);
+    imp_buf_str(b, "{\"name\":");
+    imp_json_cstr(b, m->id);
+    imp_buf_str(b, ",\"model\":");
+    imp_json_cstr(b, m->id);
+    imp_buf_fmt(b,
+                ",\"modified_at\":\"%s\",\"size\":%llu,\"digest\":\"\",\"details\":{\"parent_model\":\"\","
+                "\"format\":\"%s\",\"family\":",
+                when, (unsigned long long)m->file_bytes, gguf ? "gguf" : "safetensors");
+    imp_json_cstr(b, m->arch);
+    imp_buf_str(b, ",\"families\":[");
+    imp_json_cstr(b, m->arch);
+    imp_buf_fmt(b, "],\"parameter_size\":\"%s\",\"quantization_level\":", size);
+    imp_json_cstr(b, quant);
+    imp_buf_str(b, "}}");
+}
+
+void imp_api_tags(imp_api *a, const imp_api_sink *s)
+{
+    imp_model **list;
+    size_t n = imp_api_list(a, &list);
+    imp_buf b = {0};
+    imp_buf_str(&b, "{\"models\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) imp_buf_str(&b, ",");
+        write_tag(&b, imp_model_get_info(list[i]));
+    }
+    imp_buf_str(&b, "]}");
+    imp_sys_free(list);
+    imp_api_answer(s, 200, &b);
+}

@@ -1,0 +1,185 @@
+/* api/route.c - the table of endpoints, and the API object.
+ *
+ * Place:   what src/http calls; hands a request to its handler.
+ * Idea:    a path is a line of the table. A path that no line has is 404, a method that the line has not is 405. */
+#include "api/internal.h"
+
+#include <unistd.h>
+
+typedef enum route_kind {
+    R_GENERATE,
+    R_VECTOR,
+    R_MODELS,
+    R_MODEL,
+    R_HEALTH,
+    R_READY,
+    R_METRICS,
+    R_VERSION,
+    R_TAGS,
+    R_HARDWARE
+} route_kind;
+
+typedef struct route {
+    const char *path;
+    route_kind kind;
+    imp_endpoint ep; /* POST with a JSON body; 0: GET */
+} route;
+
+static const route g_route[] = {
+    {"/v1/chat/completions", R_GENERATE, EP_CHAT},
+    {"/v1/completions", R_GENERATE, EP_COMPLETION},
+    {"/v1/embeddings", R_VECTOR, EP_EMBED},
+    {"/api/embed", R_VECTOR, EP_OLLAMA_EMBED},
+    {"/api/embeddings", R_VECTOR, EP_OLLAMA_EMBEDDINGS},
+    {"/v1/models", R_MODELS, 0},
+    {"/v1/models/", R_MODEL, 0}, /* and what follows: the model's id, which may hold slashes */
+    {"/health", R_HEALTH, 0},
+    {"/ready", R_READY, 0},
+    {"/metrics", R_METRICS, 0},
+    {"/api/version", R_VERSION, 0},
+    {"/api/tags", R_TAGS, 0},
+    {"/api/hardware", R_HARDWARE, 0},
+};
+_Static_assert(IMP_COUNT(g_route) <= IMP_N_ROUTE, "IMP_N_ROUTE counts the routes");
+
+size_t imp_api_route_index(const char *path)
+{
+    for (size_t i = 0; i < IMP_COUNT(g_route); i++) {
+        size_t n = strlen(g_route[i].path);
+        bool prefix = g_route[i].kind == R_MODEL;
+        if (prefix ? strncmp(path, g_route[i].path, n) == 0 && path[n] : strcmp(path, g_route[i].path) == 0)
+            return i;
+    }
+    return IMP_N_ROUTE;
+}
+
+const char *imp_api_route_name(size_t i)
+{
+    if (i >= IMP_COUNT(g_route)) return NULL;
+    return g_route[i].kind == R_MODEL ? "/v1/models/ID" : g_route[i].path;
+}
+
+const char *imp_api_allow(const char *path)
+{
+    size_t i = imp_api_route_index(path);
+    if (i == IMP_N_ROUTE) return NULL;
+    return g_route[i].ep ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
+}
+
+static void ready(imp_api *a, const imp_api_sink *s)
+{
+    size_t n = imp_engine_models(a->config.engine, NULL, 0);
+    bool draining = atomic_load(&a->draining), ok = n > 0 && !draining;
+    imp_buf b = {0};
+    imp_buf_fmt(&b, "{\"status\":\"%s\",\"models\":%zu}",
+                ok         ? "ready"
+                : draining ? "stopping"
+                           : "no model is loaded",
+                n);
+    imp_api_answer(s, ok ? 200 : 503, &b);
+}
+
+static void hardware(imp_api *a, const imp_api_sink *s)
+{
+    char *text = a->config.hardware ? a->config.hardware(a->config.user) : NULL;
+    if (!text) {
+        imp_api_error(s, true, 404, NULL, NULL, NULL, 0, "this server has no description of its hardware");
+        return;
+    }
+    s->begin(s->user, 200, "application/json", NULL, 0, false);
+    s->write(s->user, text, strlen(text));
+    s->end(s->user);
+    imp_sys_free(text);
+}
+
+static void text_answer(const imp_api_sink *s, const char *json)
+{
+    imp_buf b = {0};
+    imp_buf_str(&b, json);
+    imp_api_answer(s, 200, &b);
+}
+
+imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
+{
+    bool ollama = imp_api_is_ollama(rq->path);
+    size_t i = imp_api_route_index(rq->path);
+    if (i == IMP_N_ROUTE) {
+        imp_api_error(s, ollama, 404, NULL, "not_found", NULL, 0, "there is no such endpoint");
+        return NULL;
+    }
+    const route *r = &g_route[i];
+    bool get = strcmp(rq->method, "GET") == 0 || strcmp(rq->method, "HEAD") == 0;
+    if (r->ep ? strcmp(rq->method, "POST") != 0 : !get) {
+        imp_api_header h = {"Allow", imp_api_allow(rq->path)};
+        imp_api_error(s, ollama, 405, NULL, "method_not_allowed", &h, 1,
+                      "this endpoint does not take this method");
+        return NULL;
+    }
+    if (r->ep && atomic_load(&a->draining)) {
+        imp_api_header h = {"Retry-After", "5"};
+        imp_api_error(s, ollama, 503, NULL, "not_ready", &h, 1, "the server is shutting down");
+        return NULL;
+    }
+    switch (r->kind) {
+    case R_GENERATE: return imp_api_generate(a, rq, r->ep, s);
+    case R_VECTOR: return imp_api_embed(a, rq, r->ep, s);
+    case R_MODELS: imp_api_models(a, s); break;
+    case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;
+    case R_HEALTH: text_answer(s, "{\"status\":\"ok\"}"); break;
+    case R_READY: ready(a, s); break;
+    case R_METRICS: imp_api_metrics(a, s); break;
+    case R_VERSION: text_answer(s, "{\"version\":\"" IMPETUS_VERSION "\"}"); break;
+    case R_TAGS: imp_api_tags(a, s); break;
+    case R_HARDWARE: hardware(a, s); break;
+    }
+    return NULL;
+}
+
+imp_status imp_api_check(const char *path, const char *body, size_t n_body, imp_error *err)
+{
+    size_t i = imp_api_route_index(path);
+    if (i == IMP_N_ROUTE || !g_route[i].ep) return imp_fail(err, IMP_NOT_FOUND, "no endpoint with a body");
+    imp_api_params p;
+    imp_status st = imp_api_parse(g_route[i].ep, body, n_body, &p, err);
+    imp_api_params_deinit(&p);
+    return st;
+}
+
+/* ---- the object ------------------------------------------------------------------------------------ */
+
+imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *err)
+{
+    *out = NULL;
+    json_set_alloc_funcs(imp_sys_malloc, imp_sys_free);
+    imp_api *a = imp_sys_calloc(1, sizeof *a);
+    if (!a) return imp_fail(err, IMP_NOMEM, "out of memory");
+    a->config = *config;
+    a->start_ns = imp_now_ns();
+    a->id_seed = imp_hash(&a->start_ns, sizeof a->start_ns, (uint64_t)getpid());
+    atomic_init(&a->refs, 1);
+    *out = a;
+    return IMP_OK;
+}
+
+void imp_api_unref(imp_api *a)
+{
+    if (a && atomic_fetch_sub(&a->refs, 1) == 1) imp_sys_free(a);
+}
+
+void imp_api_set_draining(imp_api *a)
+{
+    atomic_store(&a->draining, true);
+}
+
+void imp_api_set_http_stats(imp_api *a, void (*get)(void *user, imp_api_http_stats *out), void *user)
+{
+    a->http_user = user;
+    a->http_stats = get;
+}
+
+void imp_api_make_id(imp_api *a, const char *prefix, char out[48])
+{
+    uint64_t k = atomic_fetch_add(&a->next_id, 1);
+    snprintf(out, 48, "%s%016llx%08llx", prefix, (unsigned long long)imp_hash(&k, sizeof k, a->id_seed),
+             (unsigned long long)(k & 0xffffffffu));
+}
