@@ -1,0 +1,255 @@
+/* tests/dev/invariance.c - what must hold bit for bit on the CPU: a request's numbers depend on nothing beside it.
+ *
+ * Batched == alone, chunked prefill == one prefill, any number of threads, any block numbers; and full causal attention
+ * against a textbook computation written here, which shares nothing with any device. */
+#include "common.h"
+
+static const tiny models[] = {
+    {0},
+    {.dtype = IMP_Q8_0, .bias = true, .qk_norm = true},
+    {.dtype = IMP_Q4_0, .fused = true, .interleaved = true, .n_rot = 16},
+    {.dtype = IMP_Q4_K, .window = 40, .softcap = 20},
+    {.dtype = IMP_Q6_K, .n_head = 6, .n_kv_head = 1, .head_dim = 40, .sinks = true},
+    {.dtype = IMP_F16, .n_expert = 6, .n_used = 2},
+    {.dtype = IMP_Q8_0, .n_expert = 9, .n_used = 3},
+    {.dtype = IMP_Q5_0, .n_head = 8, .n_kv_head = 8, .head_dim = 16},
+};
+enum { N_SEQ = 5, LEN = 150 };
+
+typedef struct fixture {
+    rig *r;
+    imp_graph *g;
+    int32_t *text[N_SEQ];
+    uint32_t *blocks; /* [N_SEQ][3] */
+} fixture;
+
+static fixture setup(size_t model)
+{
+    fixture f = {.r = rig_new(500 + model)};
+    f.g = tiny_model(f.r, models[model], false);
+    for (int i = 0; i < N_SEQ; i++) f.text[i] = random_text(f.r, LEN);
+    f.blocks = random_blocks(f.r, N_SEQ, 3);
+    return f;
+}
+static void teardown(fixture *f)
+{
+    imp_graph_free(f->g);
+    rig_free(f->r);
+}
+
+/* Logits of all LEN positions of text[seq], computed alone in chunks of `chunk` tokens. */
+static float *alone(fixture *f, uint32_t n_thread, int seq, uint32_t chunk, const uint32_t *blocks)
+{
+    imp_device *d = open_dev("cpu", n_thread);
+    imp_exec *x = compile(d, f->g, test_limits(IMP_F16));
+    float *all = rig_alloc(f->r, LEN * N_VOCAB * sizeof *all);
+    for (uint32_t past = 0; past < LEN; past += chunk) {
+        steps s;
+        uint32_t n = IMP_MIN(chunk, LEN - past);
+        batch_clear(&s);
+        batch_add(&s, f->text[seq], past, n, blocks);
+        float *y = run_step(f->r, x, &s.b, n, N_VOCAB);
+        memcpy(all + past * N_VOCAB, y, n * N_VOCAB * sizeof *y);
+    }
+    d->ops->exec_free(x);
+    d->ops->close(d);
+    return all;
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < IMP_COUNT(models); m++) {
+        fixture f = setup(m);
+        float *one = alone(&f, 1, 0, LEN, f.blocks);
+        for (uint32_t t = 2; t <= 5; t++) {
+            expect_same(alone(&f, t, 0, LEN, f.blocks), one, LEN * N_VOCAB, "threads, prefill");
+            if (t == 3) expect_same(alone(&f, t, 0, 1, f.blocks), one, LEN * N_VOCAB, "threads, decode");
+        }
+        teardown(&f);
+    }
+}
+
+static void test_chunks(void **state)
+{
+    (void)state;
+    static const uint32_t chunk[] = {1, 2, 7, 13, 64, 65, 149};
+    for (size_t m = 0; m < IMP_COUNT(models); m++) {
+        fixture f = setup(m);
+        float *whole = alone(&f, 2, 1, LEN, f.blocks + 3);
+        for (size_t i = 0; i < IMP_COUNT(chunk); i++) {
+            expect_same(alone(&f, 2, 1, chunk[i], f.blocks + 3), whole, LEN * N_VOCAB, "chunked prefill");
+        }
+        expect_same(alone(&f, 2, 1, LEN, (const uint32_t[]){0, 1, 2}), whole, LEN * N_VOCAB, "block numbers");
+        teardown(&f);
+    }
+}
+
+/* All sequences in one batch, each growing by its own random chunk a step; some steps leave sequences out. */
+static void test_batched(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < IMP_COUNT(models); m++) {
+        fixture f = setup(m);
+        float *single[N_SEQ];
+        for (int i = 0; i < N_SEQ; i++) single[i] = alone(&f, 2, i, LEN, f.blocks + 3 * i);
+        imp_device *d = open_dev("cpu", 2);
+        imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+        uint32_t past[N_SEQ] = {0};
+        for (bool more = true; more;) {
+            steps s;
+            uint32_t row[N_SEQ], n[N_SEQ];
+            more = false;
+            batch_clear(&s);
+            for (int i = 0; i < N_SEQ; i++) {
+                uint32_t wish = rnd(f.r) % 3 == 0 ? 1 + rnd(f.r) % 70 : rnd(f.r) % 2;
+                n[i] = IMP_MIN(wish, LEN - past[i]);
+                row[i] = s.b.n_tok;
+                if (n[i] > 0) batch_add(&s, f.text[i], past[i], n[i], f.blocks + 3 * i);
+                more = more || past[i] + n[i] < LEN;
+            }
+            if (s.b.n_tok == 0) continue;
+            float *y = run_step(f.r, x, &s.b, s.b.n_tok, N_VOCAB);
+            for (int i = 0; i < N_SEQ; i++) {
+                expect_same(y + row[i] * N_VOCAB, single[i] + past[i] * N_VOCAB, n[i] * N_VOCAB, "batched");
+                past[i] += n[i];
+            }
+        }
+        d->ops->exec_free(x);
+        d->ops->close(d);
+        teardown(&f);
+    }
+}
+
+/* An encoder's vector of a text does not depend on the texts beside it. */
+static void test_encoder_batched(void **state)
+{
+    (void)state;
+    static const uint32_t len[N_SEQ] = {1, 31, 64, 65, 128};
+    rig *r = rig_new(900);
+    imp_graph *g =
+        tiny_model(r, (tiny){.dtype = IMP_Q8_0, .no_cache = true, .full = true, .bias = true}, true);
+    imp_device *d = open_dev("cpu", 2);
+    imp_exec *x = compile(d, g, test_limits(IMP_F32));
+    int32_t *text[N_SEQ];
+    steps all, one;
+    batch_clear(&all);
+    for (int i = 0; i < N_SEQ; i++) {
+        text[i] = random_text(r, len[i]);
+        batch_add(&all, text[i], 0, len[i], NULL);
+    }
+    uint64_t width = imp_graph_node(g, imp_graph_output(g))->width;
+    float *together = run_step(r, x, &all.b, N_SEQ, width);
+    for (int i = 0; i < N_SEQ; i++) {
+        batch_clear(&one);
+        batch_add(&one, text[i], 0, len[i], NULL);
+        expect_same(run_step(r, x, &one.b, 1, width), together + (uint64_t)i * width, width,
+                    "encoder batched");
+    }
+    d->ops->exec_free(x);
+    d->ops->close(d);
+    imp_graph_free(g);
+    rig_free(r);
+}
+
+/* A copied block serves as well as the one it came from. */
+static void test_kv_copy(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"cpu", "ref"};
+    for (int k = 0; k < 2; k++) {
+        fixture f = setup(0);
+        imp_device *d = open_dev(kinds[k], 2);
+        imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+        steps s;
+        uint32_t table[3] = {7, 8, 9};
+        batch_clear(&s);
+        batch_add(&s, f.text[0], 0, 70, table);
+        run_step(f.r, x, &s.b, 70, N_VOCAB);
+        d->ops->kv_copy(x, 20, 7);
+        d->ops->kv_copy(x, 21, 8);
+        batch_clear(&s);
+        batch_add(&s, f.text[0], 70, 1, table);
+        float *first = run_step(f.r, x, &s.b, 1, N_VOCAB);
+        batch_clear(&s);
+        batch_add(&s, f.text[0], 70, 1, (const uint32_t[]){20, 21});
+        expect_same(run_step(f.r, x, &s.b, 1, N_VOCAB), first, N_VOCAB, "copied blocks");
+        d->ops->exec_free(x);
+        d->ops->close(d);
+        teardown(&f);
+    }
+}
+
+/* ---- textbook attention ------------------------------------------------------------------------------- */
+
+/* y = softmax(q K^T / sqrt(d)) V for one row and head, keys 0..n-1; everything in double. */
+static void textbook(double *y, const float *q, const float *k, const float *v, uint32_t n, uint32_t stride,
+                     uint32_t dim)
+{
+    double weight[256], sum = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        double score = 0;
+        for (uint32_t c = 0; c < dim; c++) score += (double)q[c] * (double)k[j * stride + c];
+        weight[j] = exp(score / sqrt((double)dim));
+        sum += weight[j];
+    }
+    for (uint32_t c = 0; c < dim; c++) {
+        y[c] = 0;
+        for (uint32_t j = 0; j < n; j++) y[c] += weight[j] / sum * (double)v[j * stride + c];
+    }
+}
+
+static void test_textbook_attention(void **state)
+{
+    (void)state;
+    enum { HEAD = 3, DIM = 32, W = HEAD * DIM, N = 133 };
+    rig *r = rig_new(333);
+    imp_graph *g = imp_graph_new();
+    imp_tensor t[3];
+    imp_val in[3];
+    for (int i = 0; i < 3; i++) {
+        t[i] = random_weight(r, IMP_F32, N, W, 1.5f);
+        in[i] = imp_g_embed(g, imp_g_weight(g, "t", &t[i]), IMP_BY_POSITION, 0); /* row i is token i's */
+    }
+    imp_attn_attr a = {
+        .n_head = HEAD, .n_kv_head = HEAD, .head_dim = DIM, .kv_layer = 0, .scale = 1.0f / sqrtf((float)DIM)};
+    imp_g_output(g, imp_g_gather(g, imp_g_attn(g, in[0], in[1], in[2], 0, &a)));
+    finish(g);
+    static const char *const kinds[] = {"cpu", "ref"};
+    for (int k = 0; k < 2; k++) {
+        imp_device *d = open_dev(kinds[k], 2);
+        imp_exec *x = compile(d, g, test_limits(IMP_F32));
+        steps s;
+        batch_clear(&s);
+        batch_add(&s, random_text(r, N), 0, N, random_blocks(r, 1, 3));
+        float *y = run_step(r, x, &s.b, N, W);
+        for (uint32_t i = 0; i < N; i++) {
+            for (uint32_t h = 0; h < HEAD; h++) {
+                double want[DIM];
+                const float *q = (const float *)t[0].data + i * W + h * DIM;
+                textbook(want, q, (const float *)t[1].data + h * DIM, (const float *)t[2].data + h * DIM,
+                         i + 1, W, DIM);
+                for (uint32_t c = 0; c < DIM; c++) {
+                    if (!(fabs((double)y[i * W + h * DIM + c] - want[c]) < 4e-6)) {
+                        fail_msg("%s row %u head %u column %u: %.9g, should be %.9g", kinds[k], i, h, c,
+                                 (double)y[i * W + h * DIM + c], want[c]);
+                    }
+                }
+            }
+        }
+        d->ops->exec_free(x);
+        d->ops->close(d);
+    }
+    imp_graph_free(g);
+    rig_free(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_batched), cmocka_unit_test(test_encoder_batched),
+        cmocka_unit_test(test_kv_copy), cmocka_unit_test(test_textbook_attention),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
