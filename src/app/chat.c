@@ -50,7 +50,7 @@ static imp_status start_conversation(chat *c)
     return system ? add_message(c, "system", system, strlen(system)) : IMP_OK;
 }
 
-/* One turn. A failed one leaves the conversation as it was and says why; false: the program cannot go on. */
+/* One turn. A failed one leaves the conversation as it was and says why; false: leave (output lost, SIGTERM). */
 static bool turn(chat *c, const char *text, size_t n)
 {
     app *a = c->a;
@@ -71,7 +71,7 @@ static bool turn(chat *c, const char *text, size_t n)
     }
     imp_free(prompt);
     imp_buf_deinit(&ans.text);
-    return s != IMP_IO;
+    return s != IMP_IO && !(ans.interrupted && app_signals_terminate());
 }
 
 static bool more_lines; /* libedit's prompt callback has no context of ours */
@@ -95,12 +95,16 @@ static bool read_input(EditLine *el, imp_buf *in)
         bool interrupted = app_signals_count() > 0;
         app_signals_catch(false);
         if (interrupted) {
+            if (app_signals_terminate()) return false;
             in->n = 0;
             el_reset(el);
             putchar('\n');
             return true;
         }
-        if (!line || n <= 0) return false;
+        if (!line || n <= 0) {
+            putchar('\n');
+            return false;
+        }
         while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
         more_lines = n > 0 && line[n - 1] == '\\';
         imp_buf_add(in, line, (size_t)(more_lines ? n - 1 : n));

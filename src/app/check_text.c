@@ -5,23 +5,20 @@
  *          counted. Special tokens must lie in the vocabulary and be of a special kind. */
 #include "app/check.h"
 
-static const char
-    *const
-        samples[] =
-            {
-                "Hello, world!",
-                "The quick brown fox jumps over the lazy dog.",
-                "  two spaces, a tab\there, and\n\nempty lines\n",
-                "Numbers: 1 22 333 4444 55555, 3.14159, 1e-9",
-                "for (int i = 0; i < n; i++) { a[i] += b[i] * c; } // sum",
-                "don't, I'll, we've, you're",
-                "Stra\xC3\x9F"
-                "e, na\xC3\xAFve, \xC3\x85ngstr\xC3\xB6m, e\xCC\x81", /* composed and combining accents */
-                "\xE4\xBD\xA0\xE5\xA5\xBD\xEF\xBC\x8C\xE4\xB8\x96\xE7\x95\x8C",              /* Chinese */
-                "\xD0\x9F\xD1\x80\xD0\xB8\xD0\xB2\xD0\xB5\xD1\x82 \xD0\xBC\xD0\xB8\xD1\x80", /* Russian */
-                "\xD7\xA9\xD7\x9C\xD7\x95\xD7\x9D, \xD9\x85\xD8\xB1\xD8\xAD\xD8\xA8\xD8\xA7", /* Hebrew, Arabic */
-                "\xF0\x9F\x99\x82 \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB "
-                "\xF0\x9F\x87\xA9\xF0\x9F\x87\xAA", /* emoji, joined, a flag */
+static const char *const samples[] = {
+    "Hello, world!",
+    "The quick brown fox jumps over the lazy dog.",
+    "  two spaces, a tab\there, and\n\nempty lines\n",
+    "Numbers: 1 22 333 4444 55555, 3.14159, 1e-9",
+    "for (int i = 0; i < n; i++) { a[i] += b[i] * c; } // sum",
+    "don't, I'll, we've, you're",
+    "Stra\xC3\x9F"
+    "e, na\xC3\xAFve, \xC3\x85ngstr\xC3\xB6m, e\xCC\x81",           /* composed and combining accents */
+    "\xE4\xBD\xA0\xE5\xA5\xBD\xEF\xBC\x8C\xE4\xB8\x96\xE7\x95\x8C", /* Chinese */
+    "\xD0\x9F\xD1\x80\xD0\xB8\xD0\xB2\xD0\xB5\xD1\x82 \xD0\xBC\xD0\xB8\xD1\x80",  /* Russian */
+    "\xD7\xA9\xD7\x9C\xD7\x95\xD7\x9D, \xD9\x85\xD8\xB1\xD8\xAD\xD8\xA8\xD8\xA7", /* Hebrew, Arabic */
+    "\xF0\x9F\x99\x82 \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB "
+    "\xF0\x9F\x87\xA9\xF0\x9F\x87\xAA", /* emoji, joined, a flag */
 };
 
 static bool has_unknown(const imp_tokenizer *t, const imp_ids *ids)

@@ -96,6 +96,17 @@ static void say_model(server *s, const imp_model *m)
                 : "embeddings");
 }
 
+/* Before anything is printed or loaded: are they all there? */
+static imp_status find_models(server *s)
+{
+    const app_value *v = &s->a->opt.v[OPT_MODELS];
+    for (size_t i = 0; i < v->n; i++) {
+        const char *name, *path = split_name(s->a, v->strs[i], &name);
+        IMP_TRY(app_model_path(path, &path, &s->a->err));
+    }
+    return IMP_OK;
+}
+
 static imp_status load_models(server *s)
 {
     const app_value *v = &s->a->opt.v[OPT_MODELS];
@@ -125,7 +136,7 @@ static void say_listening(server *s)
     char url[300];
     const char *key = s->conf.api_key ? " -H \"Authorization: Bearer $KEY\"" : "";
     address(s, url, sizeof url);
-    fprintf(s->say, "Listening on %s\n", url);
+    fprintf(s->say, "Listening on %s\npage    %s/\n", url, url);
     if (imp_engine_models(s->a->engine, m, 1) == 0) return;
     const imp_model_info *i = imp_model_get_info(m[0]);
     fputs("try     ", s->say);
@@ -213,7 +224,8 @@ app_result cmd_serve(app *a)
     if (a->opt.v[OPT_MODELS].n == 0) return app_usage(a, "no model; give at least one with -m PATH");
     sigemptyset(&ignore.sa_mask);
     sigaction(SIGPIPE, &ignore, NULL); /* a client that goes away must not end the server */
-    if (configure(&s) != IMP_OK || imp_host_read(&s.host, &a->err) != IMP_OK) return APP_FAILED;
+    if (configure(&s) != IMP_OK || find_models(&s) != IMP_OK || imp_host_read(&s.host, &a->err) != IMP_OK)
+        return APP_FAILED;
     say_devices(&s);
     fflush(s.say);
     if (app_engine(a) != IMP_OK || load_models(&s) != IMP_OK) return APP_FAILED;

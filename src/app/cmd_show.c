@@ -4,25 +4,40 @@
 #include "fmt/gguf.h"
 #include "model/net.h"
 #include "plan/host.h"
+#include "text/chat.h"
 
 /* ---- show --------------------------------------------------------------------------------------------- */
+
+/* The chat format that requests would get; NULL: chat is refused. */
+static const char *chat_family(const imp_net *net)
+{
+    if (!net->cfg.can_generate || !net->tok) return NULL;
+    return imp_chat_name(imp_chat_detect(net->tok, net->chat_template));
+}
 
 static json_t *show_json(const imp_net *net, const char *path)
 {
     const imp_net_config *c = &net->cfg;
     static const char *const pools[] = {"mean", "cls", "last"};
-    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:o, "
-                     "s:o, s:o, s:b}",
-                     "model", path, "name", app_json_text(c->name, strlen(c->name)), "arch", c->arch, "type",
-                     c->type, "parameters", (json_int_t)c->n_param, "bytes", (json_int_t)c->file_bytes,
-                     "layers", (int)c->n_layer, "embd", (int)c->n_embd, "heads", (int)c->n_head, "kv_heads",
-                     (int)c->n_kv_head, "head_dim", (int)c->head_dim, "ff", (int)c->n_ff, "vocab",
-                     (int)c->n_vocab, "ctx_train", (int)c->n_ctx_train, "can_generate", c->can_generate,
-                     "can_embed", c->can_embed, "embed_dim",
-                     c->can_embed ? json_integer(c->embed_dim) : json_null(), "pooling",
-                     c->can_embed ? json_string(pools[c->pool]) : json_null(), "tokenizer",
-                     net->tok ? json_string(imp_tokenizer_describe(net->tok)) : json_null(), "chat_template",
-                     net->chat_template != NULL);
+    const char *chat = chat_family(net);
+    json_t *doc = json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model",
+                            path, "name", app_json_text(c->name, strlen(c->name)), "arch", c->arch, "type",
+                            c->type, "parameters", (json_int_t)c->n_param, "bytes", (json_int_t)c->file_bytes,
+                            "layers", (int)c->n_layer, "embd", (int)c->n_embd, "heads", (int)c->n_head,
+                            "kv_heads", (int)c->n_kv_head, "head_dim", (int)c->head_dim, "ff", (int)c->n_ff,
+                            "vocab", (int)c->n_vocab, "ctx_train", (int)c->n_ctx_train);
+    json_t *more =
+        json_pack("{s:b, s:b, s:o, s:o, s:o, s:o, s:b}", "can_generate", c->can_generate, "can_embed",
+                  c->can_embed, "embed_dim", c->can_embed ? json_integer(c->embed_dim) : json_null(),
+                  "pooling", c->can_embed ? json_string(pools[c->pool]) : json_null(), "tokenizer",
+                  net->tok ? json_string(imp_tokenizer_describe(net->tok)) : json_null(), "chat",
+                  chat ? json_string(chat) : json_null(), "chat_template", net->chat_template != NULL);
+    if (!doc || !more || json_object_update(doc, more)) {
+        json_decref(doc);
+        doc = NULL;
+    }
+    json_decref(more);
+    return doc;
 }
 
 static void show_human(const imp_net *net, const char *path)
@@ -37,8 +52,8 @@ static void show_human(const imp_net *net, const char *path)
     printf("%-14s%u layers, width %u, %u heads (%u for keys and values) of %u, feed-forward %u\n", "shape",
            c->n_layer, c->n_embd, c->n_head, c->n_kv_head, c->head_dim, c->n_ff);
     printf("%-14s%u tokens\n", "context", c->n_ctx_train);
-    printf("%-14s%u entries%s%s\n", "vocabulary", c->n_vocab, net->tok ? ", " : "",
-           net->tok ? imp_tokenizer_describe(net->tok) : "");
+    printf("%-14s%u entries\n", "vocabulary", c->n_vocab);
+    if (net->tok) printf("%-14s%s\n", "tokenizer", imp_tokenizer_describe(net->tok));
     printf("%-14s%s%s%s\n", "can", c->can_generate ? "generate text" : "",
            c->can_generate && c->can_embed ? ", " : "", c->can_embed ? "embed" : "");
     if (c->can_embed && !c->can_generate)
@@ -47,7 +62,10 @@ static void show_human(const imp_net *net, const char *path)
                : c->pool == IMP_POOL_CLS ? "first token"
                                          : "last token",
                c->normalize ? ", normalised" : "");
-    printf("%-14s%s\n", "chat template", net->chat_template ? "in the file" : "none");
+    if (!c->can_generate) return;
+    const char *chat = chat_family(net);
+    printf("%-14s%s%s\n", "chat", chat ? chat : "refused: its template is not known",
+           net->chat_template ? " (the file has a template)" : "");
 }
 
 /* One metadata value as text; arrays by their length. */

@@ -148,6 +148,11 @@ int app_signals_count(void)
     return n_caught;
 }
 
+bool app_signals_terminate(void)
+{
+    return last_signal == SIGTERM;
+}
+
 void app_signals_clear(void)
 {
     char c[16];
