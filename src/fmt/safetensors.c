@@ -122,7 +122,7 @@ static imp_status check_metadata(json_t *meta, imp_error *err)
 {
     const char *key;
     json_t *v;
-    if (meta == NULL) return IMP_OK;
+    if (meta == NULL || json_is_null(meta)) return IMP_OK; /* mlx writes null for "none" */
     if (!json_is_object(meta))
         return imp_fail_field(err, IMP_FORMAT, "__metadata__", "__metadata__ is not an object of strings");
     json_object_foreach(meta, key, v)
