@@ -211,6 +211,7 @@ struct imp_tokenizer {
     imp_dec_step dec[TOK_MAX_STEP];
     size_t n_dec;
     bool dec_join;           /* no decoder: tokens are joined by spaces */
+    bool dec_fused;          /* a Fuse step was read: what follows sees the whole text */
     imp_vocab_str dec_strip; /* after all steps: up to dec_strip_max of this at the start of the text */
     size_t dec_strip_max;
 
