@@ -67,7 +67,8 @@ bool imp_cpu_mask_parse(const char *text, uint64_t *out)
         bool minus = text[0] == '-';
         uint64_t bit;
         if (!bit_of(text + minus, n - minus, &bit)) return false;
-        if (minus) drop |= bit;
+        if (minus)
+            drop |= bit;
         else {
             keep |= bit;
             any_keep = true;

@@ -12,7 +12,8 @@ IMP_INLINE int32x4_t dot_s8(int32x4_t acc, int8x16_t a, int8x16_t b)
 #include "kern/arm/matmul_q_neon.h"
 
 #define VARIANT(type, id, k_multiple)                                                                        \
-    const imp_matmul imp_matmul_##type##_neon = MATMUL_Q(#type, "neon", IMP_CPU_NEON, id, k_multiple, run_##type);
+    const imp_matmul imp_matmul_##type##_neon =                                                              \
+        MATMUL_Q(#type, "neon", IMP_CPU_NEON, id, k_multiple, run_##type);
 VARIANT(q8_0, IMP_Q8_0, 32)
 VARIANT(q4_0, IMP_Q4_0, 32)
 VARIANT(q4_k, IMP_Q4_K, 256)

@@ -97,22 +97,24 @@ IMP_INLINE void unit_q6_k(const uint8_t *b, const struct prep *p, uint32_t u, bo
     for (uint32_t i = 0; i < 4; i++) {
         uint8x16_t lo = vld1q_u8(ql + 16 * i), hi = vld1q_u8(qh + 16 * (i & 1));
         if (u & 1) lo = vshrq_n_u8(lo, 4);
-        if (u & 1) hi = i < 2 ? hi : vshrq_n_u8(hi, 2);
-        else hi = i < 2 ? vshlq_n_u8(hi, 4) : vshlq_n_u8(hi, 2);
+        if (u & 1)
+            hi = i < 2 ? hi : vshrq_n_u8(hi, 2);
+        else
+            hi = i < 2 ? vshlq_n_u8(hi, 4) : vshlq_n_u8(hi, 2);
         o->q[i] = minus(vorrq_u8(vandq_u8(lo, vdupq_n_u8(15)), vandq_u8(hi, vdupq_n_u8(0x30))), 32);
         o->s[i] = p->s[4 * u + i];
     }
 }
 
-/* One block of 32 of every row of the tile. */
-IMP_INLINE void step_32(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t nx, uint32_t nw,
-                        const struct unit *w, uint32_t h, bool by_16, float32x4_t acc[4][4])
+/* Half h of unit u, a block of 32, for every row of the tile. */
+IMP_INLINE void step_32(const struct q8_tile *x, size_t u, uint32_t nx, uint32_t nw, const struct unit *w,
+                        uint32_t h, bool by_16, float32x4_t acc[4][4])
 {
     IMP_UNROLL
     for (uint32_t i = 0; i < nx; i++) {
-        const uint8_t *xq = x->q + (i0 + i) * x->q_stride + 32 * b;
+        const uint8_t *xq = x->q + (u * nx + i) * 64 + 32 * h;
         int8x16_t x0 = load_s8(xq), x1 = load_s8(xq + 16);
-        float d = x->d[(i0 + i) * x->d_stride + b];
+        float d = x->d[(u * nx + i) * 2 + h];
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++) {
             int32x4_t s = Q_DOT(vdupq_n_s32(0), w[j].q[2 * h], x0);
@@ -126,7 +128,7 @@ IMP_INLINE void step_32(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t
     }
 }
 
-IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32_t nw, struct q_type t, bool by_16,
+IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct q_type t, bool by_16,
                        prep_fn prep, unit_fn unit)
 {
     const struct q8_tile *x = &job->x;
@@ -147,14 +149,14 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++)
                 unit(job->w + j * job->w_stride + b * t.block_bytes, &p[j], u, false, &w[j]);
-            size_t at = 2 * (b * t.unit_per_block + u);
-            step_32(x, i0, at, nx, nw, w, 0, by_16, acc);
-            step_32(x, i0, at + 1, nx, nw, w, 1, by_16, acc);
+            size_t at = b * t.unit_per_block + u;
+            step_32(x, at, nx, nw, w, 0, by_16, acc);
+            step_32(x, at, nx, nw, w, 1, by_16, acc);
         }
         if (!t.has_min) continue;
         IMP_UNROLL
         for (uint32_t i = 0; i < nx; i++) {
-            const float *ds = x->ds + (i0 + i) * x->d_stride + 8 * b;
+            const float *ds = x->ds + (b * nx + i) * 8;
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++) {
                 acc[i][j] = vfmsq_f32(acc[i][j], vld1q_f32(p[j].min), vld1q_f32(ds));
@@ -168,13 +170,13 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
             unit(job->w + j * job->w_stride + n_block * t.block_bytes, &none, 0, true, &w[j]);
-        step_32(x, i0, 2 * n_block, nx, nw, w, 0, by_16, acc);
+        step_32(x, n_block, nx, nw, w, 0, by_16, acc);
     }
     IMP_UNROLL
     for (uint32_t i = 0; i < nx; i++) {
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
-            job->y[(i0 + i) * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
+            job->y[i * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
     }
 }
 
@@ -184,15 +186,15 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), true, prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
-    static void type##_x##nx##w##nw(const struct q_job *job, uint32_t i0)                                    \
+    static void type##_x##nx##w##nw(const struct q_job *job)                                                 \
     {                                                                                                        \
-        q_tile(job, i0, nx, nw, TYPE_##type);                                                                \
+        q_tile(job, nx, nw, TYPE_##type);                                                                    \
     }
 #define Q_RUN(type)                                                                                          \
     Q_TILES_4(type)                                                                                          \
     static void run_##type(const imp_matmul_args *a)                                                         \
     {                                                                                                        \
-        static const struct q_tiles tiles = {.nx_max = 4, Q_TABLE_4(type)};                                  \
+        static const struct q_tiles tiles = {4, {Q_TABLE_4(type)}};                                          \
         q_run(a, 0, &tiles);                                                                                 \
     }
 

@@ -3,4 +3,5 @@
 #define PEAK_OPS         16
 #include "kern/arm/peak_neon.h"
 
-const imp_peak imp_peak_neon = {.isa = "neon", .cpu = IMP_CPU_NEON, .read = read_all, .int8 = int8, .f32 = f32};
+const imp_peak imp_peak_neon = {
+    .isa = "neon", .cpu = IMP_CPU_NEON, .read = read_all, .int8 = int8, .f32 = f32};

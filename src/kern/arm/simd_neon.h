@@ -135,7 +135,8 @@ IMP_INLINE void v_join(vf x, vf y, vf *a, vf *b)
 IMP_INLINE uint32_t q8_max_bits(const float *x)
 {
     uint32x4_t max = vdupq_n_u32(0), abs = vdupq_n_u32(0x7fffffff);
-    for (int i = 0; i < 8; i++) max = vmaxq_u32(max, vandq_u32(abs, vreinterpretq_u32_f32(vld1q_f32(x + 4 * i))));
+    for (int i = 0; i < 8; i++)
+        max = vmaxq_u32(max, vandq_u32(abs, vreinterpretq_u32_f32(vld1q_f32(x + 4 * i))));
     return vmaxvq_u32(max);
 }
 IMP_INLINE int32_t q8_round(int8_t *q, const float *x, float inv)

@@ -19,7 +19,7 @@
 enum { TILE = IMP_ATTN_TILE };
 
 struct tile {
-    const float *k, *v;  /* key i of the tile at k + i * stride */
+    const float *k, *v;        /* key i of the tile at k + i * stride */
     size_t k_stride, v_stride; /* floats */
 };
 
@@ -27,8 +27,8 @@ struct tile {
 struct row {
     const float *q;
     float *out, *m, *l;
-    uint32_t lo, hi;  /* keys of the tile it sees, lo < hi */
-    float p[TILE];    /* scores, then weights; 0 outside lo..hi-1 */
+    uint32_t lo, hi; /* keys of the tile it sees, lo < hi */
+    float p[TILE];   /* scores, then weights; 0 outside lo..hi-1 */
 };
 
 /* s[r][0..3] = q_r . k_(j+0..3); keys at or past hi repeat the last one, their scores are not used. */
@@ -54,7 +54,8 @@ IMP_INLINE void scores4(struct row *r, uint32_t n_r, const struct tile *t, uint3
     if (d < head_dim) {
         for (int i = 0; i < 4; i++) {
             vf kv = v_loadn(k[i] + d, head_dim - d, 0);
-            for (uint32_t x = 0; x < n_r; x++) s[x][i] = v_fma(v_loadn(r[x].q + d, head_dim - d, 0), kv, s[x][i]);
+            for (uint32_t x = 0; x < n_r; x++)
+                s[x][i] = v_fma(v_loadn(r[x].q + d, head_dim - d, 0), kv, s[x][i]);
         }
     }
     IMP_UNROLL
@@ -126,7 +127,8 @@ IMP_INLINE void weigh(struct row *r, const imp_attn_args *a)
     if (c[0] == 1.0f) return;
     size_t d = 0;
     for (; d + W <= a->head_dim; d += W) v_store(r->out + d, v_load(r->out + d) * shrink);
-    if (d < a->head_dim) v_storen(r->out + d, v_loadn(r->out + d, a->head_dim - d, 0) * shrink, a->head_dim - d);
+    if (d < a->head_dim)
+        v_storen(r->out + d, v_loadn(r->out + d, a->head_dim - d, 0) * shrink, a->head_dim - d);
 }
 
 /* n_r rows (1, or 2 that see the same keys of the tile). */
@@ -262,7 +264,8 @@ static void attn_run(const imp_attn_args *a)
         uint64_t lo, hi;
         attn_range(a, r, &lo, &hi);
         if (lo >= hi) continue;
-        finish(a, a->out + r * a->out_stride + (size_t)h * a->head_dim, m[i], l[i], a->sink ? a->sink + h : NULL);
+        finish(a, a->out + r * a->out_stride + (size_t)h * a->head_dim, m[i], l[i],
+               a->sink ? a->sink + h : NULL);
     }
 }
 

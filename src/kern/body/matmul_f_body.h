@@ -66,7 +66,8 @@ IMP_INLINE void f_tile(const struct f_job *b, uint32_t i0, uint32_t j0, uint32_t
         for (uint32_t j = 0; j < nw; j++) {
             vf wv = loadn(w[j] + c * elem, b->k - c);
             IMP_UNROLL
-            for (uint32_t i = 0; i < nx; i++) acc[i][j] = v_fma(wv, v_loadn(x[i] + c, b->k - c, 0), acc[i][j]);
+            for (uint32_t i = 0; i < nx; i++)
+                acc[i][j] = v_fma(wv, v_loadn(x[i] + c, b->k - c, 0), acc[i][j]);
         }
     }
     IMP_UNROLL

@@ -1,8 +1,8 @@
 /* kern/body/q8_tile.h - a few rows of int8 activations, regrouped in scratch for the inner loops.
  *
  * Idea:    blocks interleave scale, sum and bytes; the loops want bytes in a row, and scales side by side.
- * Layout:  scratch: per row q[k_pad], then d[k_pad/32], then ds[k_pad/32] = d * sum; k_pad = k rounded up to 64, the pad
- *          is zero. */
+ * Layout:  scratch, for the nx rows of a tile: q[k/64][nx][64], d[k/64][nx][2] scales, ds[k/256][nx][8] = d * sum, each
+ *          padded with zeros to whole blocks: a row's piece is at a constant distance from its neighbour's. */
 #ifndef IMP_KERN_Q8_TILE_H
 #define IMP_KERN_Q8_TILE_H
 
@@ -13,41 +13,39 @@ enum { Q_NX = 8 }; /* rows a tile */
 struct q8_tile {
     const uint8_t *q;
     const float *d, *ds;
-    size_t q_stride, d_stride; /* bytes; floats */
 };
 
-IMP_INLINE size_t q8_pad(size_t k)
+IMP_INLINE uint64_t round_up(uint64_t k, uint64_t to)
 {
-    return (k + 63) & ~(size_t)63;
+    return (k + to - 1) / to * to;
 }
 
 static uint64_t q_scratch_bytes(uint64_t k)
 {
-    uint64_t pad = (k + 63) & ~63ull;
-    return Q_NX * (pad + 2 * pad / 32 * sizeof(float));
+    return Q_NX * (round_up(k, 64) + (round_up(k, 64) + round_up(k, 256)) / 32 * sizeof(float));
 }
 
 /* nx rows from row i0 on; every byte of q is xored with `flip` (0x80: int8 to uint8 with an offset of 128). */
 static struct q8_tile q8_regroup(const imp_matmul_args *a, uint32_t i0, uint32_t nx, size_t k, uint32_t flip)
 {
-    size_t pad = q8_pad(k), nb = pad / 32;
+    size_t n_pair = round_up(k, 64) / 64;
     uint8_t *q = a->scratch;
-    float *d = (float *)(void *)(q + Q_NX * pad), *ds = d + Q_NX * nb;
+    float *d = (float *)(void *)(q + nx * n_pair * 64), *ds = d + nx * n_pair * 2;
     uint64_t mask = flip * 0x0101010101010101ull;
     for (uint32_t i = 0; i < nx; i++) {
         const uint8_t *src = (const uint8_t *)a->x + (i0 + i) * a->x_stride;
-        for (size_t b = 0; b < nb; b++) {
+        for (size_t b = 0; b < 2 * n_pair; b++) {
             imp_q8_block blk = {0};
             if (b < k / 32) memcpy(&blk, src + b * sizeof blk, sizeof blk);
             uint64_t v[4];
             memcpy(v, blk.q, 32);
             for (int j = 0; j < 4; j++) v[j] ^= mask;
-            memcpy(q + i * pad + 32 * b, v, 32);
-            d[i * nb + b] = blk.d;
-            ds[i * nb + b] = blk.d * (float)blk.sum;
+            memcpy(q + (b / 2 * nx + i) * 64 + 32 * (b % 2), v, 32);
+            d[(b / 2 * nx + i) * 2 + b % 2] = blk.d;
+            ds[(b / 8 * nx + i) * 8 + b % 8] = blk.d * (float)blk.sum;
         }
     }
-    return (struct q8_tile){q, d, ds, pad, nb};
+    return (struct q8_tile){q, d, ds};
 }
 
 /* One weight type: how `unit`s of 64 elements are made from a row. */
@@ -58,36 +56,41 @@ struct q_type {
     bool positive; /* q >= 0 */
 };
 
-/* A kernel's inner piece: nw rows of w from w on against nx rows of the tile from row i0 on. */
+/* A kernel's inner piece: nw rows of w against the nx rows of the tile. */
 struct q_job {
     const uint8_t *w;
     size_t w_stride;
     struct q8_tile x;
     size_t k;
-    const float *bias;
-    float *y; /* the tile's first row and w's first row */
+    const float *bias; /* of w's first row; or NULL */
+    float *y;          /* the tile's first row, w's first row's column */
     size_t y_stride;
 };
+typedef void (*q_tile_fn)(const struct q_job *job);
 
-typedef void (*q_tile_fn)(const struct q_job *job, uint32_t i0);
-
-/* The tile sizes of one weight type: [nx][nw] as the walker below takes them. */
+/* One type's tiles by the log2 of their rows of x; `wide` takes n_wide rows of w, `one` a single row. */
 struct q_tiles {
     uint32_t nx_max;
-    q_tile_fn x1w4, x1w1, x2w2, x2w1, x4w2, x4w1, x8w2, x8w1; /* x8: NULL unless nx_max is 8 */
+    struct q_pair {
+        q_tile_fn wide, one;
+    } by_log2[4];
 };
+enum { Q_NW_VEC = 4, Q_NW = 2 }; /* rows of w for a single row of x, and for more */
 
-IMP_INLINE void q_rows(struct q_job *b, uint32_t i0, uint32_t j0, uint32_t j1, const imp_matmul_args *a, uint32_t row0,
-                       uint32_t step, q_tile_fn wide, q_tile_fn one)
+/* nx rows of x from row i0 on against columns j0..j1-1. */
+static void q_rows(struct q_job *b, const imp_matmul_args *a, uint32_t i0, uint32_t nx, uint32_t j0,
+                   uint32_t j1, struct q_pair f)
 {
-    size_t bytes = b->w_stride;
+    uint32_t step = nx == 1 ? Q_NW_VEC : Q_NW;
     for (uint32_t j = j0; j < j1;) {
         bool full = j1 - j >= step;
-        b->w = (const uint8_t *)a->w->data + j * bytes;
+        b->w = (const uint8_t *)a->w->data + j * b->w_stride;
         b->bias = a->bias ? a->bias + j : NULL;
-        b->y = a->y + row0 * a->y_stride + j;
-        if (full) wide(b, i0);
-        else one(b, i0);
+        b->y = a->y + i0 * a->y_stride + j;
+        if (full)
+            f.wide(b);
+        else
+            f.one(b);
         j += full ? step : 1;
     }
 }
@@ -98,26 +101,21 @@ static void q_run(const imp_matmul_args *a, uint32_t flip, const struct q_tiles 
     size_t k = imp_tensor_n_col(a->w);
     struct q_job b = {.w_stride = imp_tensor_row_bytes(a->w), .k = k, .y_stride = a->y_stride};
     uint32_t chunk = n_chunk(b.w_stride);
-    for (uint32_t j0 = a->n0; j0 < a->n1; j0 += chunk) {
+    for (uint32_t j0 = a->n0; j0 < a->n1;) {
         uint32_t j1 = a->n1 - j0 < chunk ? a->n1 : j0 + chunk;
-        for (uint32_t row0 = 0; row0 < a->m; row0 += t->nx_max) {
-            uint32_t nx = IMP_MIN(a->m - row0, t->nx_max), i = 0;
-            if (j0 == a->n0 || a->m > t->nx_max) b.x = q8_regroup(a, row0, nx, k, flip);
-            if (nx == 8) {
-                q_rows(&b, 0, j0, j1, a, row0, 2, t->x8w2, t->x8w1);
-                continue;
-            }
-            for (; i + 4 <= nx; i += 4) q_rows(&b, i, j0, j1, a, row0, 2, t->x4w2, t->x4w1);
-            if (i + 2 <= nx) {
-                q_rows(&b, i, j0, j1, a, row0, 2, t->x2w2, t->x2w1);
-                i += 2;
-            }
-            if (i < nx) q_rows(&b, i, j0, j1, a, row0, 4, t->x1w4, t->x1w1);
+        for (uint32_t i = 0; i < a->m;) {
+            uint32_t log2 = 3;
+            while (1u << log2 > IMP_MIN(a->m - i, t->nx_max)) log2--;
+            uint32_t nx = 1u << log2;
+            if (nx != a->m || j0 == a->n0) b.x = q8_regroup(a, i, nx, k, flip);
+            q_rows(&b, a, i, nx, j0, j1, t->by_log2[log2]);
+            i += nx;
         }
+        j0 = j1;
     }
 }
 
-/* Instantiates TILE(nx, nw) of a type as functions and the table of them. */
+/* Q_TILE(type, nx, nw), which the includer defines, for each size of tile, and their table. */
 #define Q_TILES_4(type)                                                                                      \
     Q_TILE(type, 1, 4)                                                                                       \
     Q_TILE(type, 1, 1)                                                                                       \
@@ -126,8 +124,10 @@ static void q_run(const imp_matmul_args *a, uint32_t flip, const struct q_tiles 
     Q_TILE(type, 4, 2)                                                                                       \
     Q_TILE(type, 4, 1)
 #define Q_TABLE_4(type)                                                                                      \
-    .x1w4 = type##_x1w4, .x1w1 = type##_x1w1, .x2w2 = type##_x2w2, .x2w1 = type##_x2w1, .x4w2 = type##_x4w2, \
-    .x4w1 = type##_x4w1
+    {type##_x1w4, type##_x1w1}, {type##_x2w2, type##_x2w1},                                                  \
+    {                                                                                                        \
+        type##_x4w2, type##_x4w1                                                                             \
+    }
 
 #define MATMUL_Q(type_name, isa_name, bits, type_id, k_mult, run_fn)                                         \
     {                                                                                                        \

@@ -261,7 +261,8 @@ IMP_INLINE void rope_halves(float *y, const float *x, const float *cs, const flo
     }
     if (i < half) {
         size_t n = half - i;
-        rotate(v_loadn(x + i, n, 0), v_loadn(x + half + i, n, 0), v_loadn(cs + i, n, 0), v_loadn(sn + i, n, 0), &p, &q);
+        rotate(v_loadn(x + i, n, 0), v_loadn(x + half + i, n, 0), v_loadn(cs + i, n, 0),
+               v_loadn(sn + i, n, 0), &p, &q);
         v_storen(y + i, p, n);
         v_storen(y + half + i, q, n);
     }
@@ -296,8 +297,10 @@ static void rope(float *y, const float *x, const float *cs, const float *sn, uin
                  uint32_t head_dim, uint32_t n_rot, bool interleaved)
 {
     for (uint32_t h = 0; h < n_head; h++, x += head_dim, y += head_dim) {
-        if (interleaved) rope_pairs(y, x, cs, sn, n_rot / 2);
-        else rope_halves(y, x, cs, sn, n_rot / 2);
+        if (interleaved)
+            rope_pairs(y, x, cs, sn, n_rot / 2);
+        else
+            rope_halves(y, x, cs, sn, n_rot / 2);
         if (y != x) memcpy(y + n_rot, x + n_rot, (head_dim - n_rot) * sizeof(float));
     }
 }

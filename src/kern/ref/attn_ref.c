@@ -7,7 +7,8 @@
 
 static double element(const imp_attn_args *a, const void *base, size_t offset, uint32_t d)
 {
-    if (a->kv_dtype == IMP_F16) return (double)imp_f16_to_f32(load_u16((const uint8_t *)base + offset + 2 * d));
+    if (a->kv_dtype == IMP_F16)
+        return (double)imp_f16_to_f32(load_u16((const uint8_t *)base + offset + 2 * d));
     float f;
     memcpy(&f, (const uint8_t *)base + offset + 4 * d, 4);
     return (double)f;
@@ -23,7 +24,8 @@ static double score(const imp_attn_args *a, const float *q, uint64_t j)
 }
 
 /* One row and head; sums in chunks of head_dim that fit the stack. */
-static void one(const imp_attn_args *a, const float *q, float *out, uint64_t lo, uint64_t hi, const float *sink)
+static void one(const imp_attn_args *a, const float *q, float *out, uint64_t lo, uint64_t hi,
+                const float *sink)
 {
     enum { CHUNK = 64 };
     double max = sink ? (double)*sink : -INFINITY;
@@ -51,9 +53,11 @@ static void run(const imp_attn_args *a)
         attn_range(a, r, &lo, &hi);
         for (uint32_t h = 0; h < a->n_group; h++) {
             float *out = a->out + r * a->out_stride + (size_t)h * a->head_dim;
-            if (lo >= hi) memset(out, 0, a->head_dim * sizeof(float));
+            if (lo >= hi)
+                memset(out, 0, a->head_dim * sizeof(float));
             else
-                one(a, a->q + r * a->q_stride + (size_t)h * a->head_dim, out, lo, hi, a->sink ? a->sink + h : NULL);
+                one(a, a->q + r * a->q_stride + (size_t)h * a->head_dim, out, lo, hi,
+                    a->sink ? a->sink + h : NULL);
         }
     }
 }

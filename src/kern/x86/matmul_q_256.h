@@ -98,7 +98,8 @@ IMP_INLINE void prep_q6_k(const uint8_t *b, struct prep *p)
     __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
     __m256 d = f16_scale(b + 208);
     _mm256_storeu_ps(p->s, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(sc))));
-    _mm256_storeu_ps(p->s + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(sc, 8)))));
+    _mm256_storeu_ps(p->s + 8,
+                     _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(sc, 8)))));
 }
 IMP_INLINE void unit_q6_k(const uint8_t *b, const struct prep *p, uint32_t u, bool half, struct unit *o)
 {
@@ -122,24 +123,24 @@ IMP_INLINE void unit_q6_k(const uint8_t *b, const struct prep *p, uint32_t u, bo
     o->s[1] = _mm256_set_m128(_mm_set1_ps(s[3]), _mm_set1_ps(s[2]));
 }
 
-/* One block of 32 of every row of the tile. */
-IMP_INLINE void step_32(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t nx, uint32_t nw,
-                        const struct unit *w, int h, bool positive, __m256 acc[4][4])
+/* Half h of unit u, a block of 32, for every row of the tile. */
+IMP_INLINE void step_32(const struct q8_tile *x, size_t u, uint32_t nx, uint32_t nw, const struct unit *w,
+                        uint32_t h, bool positive, __m256 acc[4][4])
 {
     IMP_UNROLL
     for (uint32_t j = 0; j < nw; j++) {
         __m256i q = w[j].q[h], mag = positive ? q : _mm256_abs_epi8(q);
         IMP_UNROLL
         for (uint32_t i = 0; i < nx; i++) {
-            __m256i xv = load_256(x->q + (i0 + i) * x->q_stride + 32 * b);
+            __m256i xv = load_256(x->q + (u * nx + i) * 64 + 32 * h);
             if (!positive) xv = _mm256_sign_epi8(xv, q);
-            __m256 s = _mm256_mul_ps(w[j].s[h], _mm256_set1_ps(x->d[(i0 + i) * x->d_stride + b]));
+            __m256 s = _mm256_mul_ps(w[j].s[h], _mm256_set1_ps(x->d[(u * nx + i) * 2 + h]));
             acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(Q_DOT(mag, xv)), s, acc[i][j]);
         }
     }
 }
 
-IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32_t nw, struct q_type t, prep_fn prep,
+IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct q_type t, prep_fn prep,
                        unit_fn unit)
 {
     const struct q8_tile *x = &job->x;
@@ -160,14 +161,14 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++)
                 unit(job->w + j * job->w_stride + b * t.block_bytes, &p[j], u, false, &w[j]);
-            size_t at = 2 * (b * t.unit_per_block + u);
-            step_32(x, i0, at, nx, nw, w, 0, t.positive, acc);
-            step_32(x, i0, at + 1, nx, nw, w, 1, t.positive, acc);
+            size_t at = b * t.unit_per_block + u;
+            step_32(x, at, nx, nw, w, 0, t.positive, acc);
+            step_32(x, at, nx, nw, w, 1, t.positive, acc);
         }
         if (!t.has_min) continue;
         IMP_UNROLL
         for (uint32_t i = 0; i < nx; i++) {
-            __m256 ds = _mm256_loadu_ps(x->ds + (i0 + i) * x->d_stride + 8 * b);
+            __m256 ds = _mm256_loadu_ps(x->ds + (b * nx + i) * 8);
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++) acc[i][j] = _mm256_fnmadd_ps(p[j].min, ds, acc[i][j]);
         }
@@ -178,13 +179,13 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
             unit(job->w + j * job->w_stride + n_block * t.block_bytes, &none, 0, true, &w[j]);
-        step_32(x, i0, 2 * n_block, nx, nw, w, 0, t.positive, acc);
+        step_32(x, n_block, nx, nw, w, 0, t.positive, acc);
     }
     IMP_UNROLL
     for (uint32_t i = 0; i < nx; i++) {
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
-            job->y[(i0 + i) * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
+            job->y[i * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
     }
 }
 
@@ -194,15 +195,15 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
-    static void type##_x##nx##w##nw(const struct q_job *job, uint32_t i0)                                    \
+    static void type##_x##nx##w##nw(const struct q_job *job)                                                 \
     {                                                                                                        \
-        q_tile(job, i0, nx, nw, TYPE_##type);                                                                \
+        q_tile(job, nx, nw, TYPE_##type);                                                                    \
     }
 #define Q_RUN(type)                                                                                          \
     Q_TILES_4(type)                                                                                          \
     static void run_##type(const imp_matmul_args *a)                                                         \
     {                                                                                                        \
-        static const struct q_tiles tiles = {.nx_max = 4, Q_TABLE_4(type)};                                  \
+        static const struct q_tiles tiles = {4, {Q_TABLE_4(type)}};                                          \
         q_run(a, 0, &tiles);                                                                                 \
     }
 

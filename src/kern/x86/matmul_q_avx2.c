@@ -3,7 +3,8 @@
 #include "kern/x86/matmul_q_256.h"
 
 #define VARIANT(type, id, k_multiple)                                                                        \
-    const imp_matmul imp_matmul_##type##_avx2 = MATMUL_Q(#type, "avx2", IMP_CPU_AVX2, id, k_multiple, run_##type);
+    const imp_matmul imp_matmul_##type##_avx2 =                                                              \
+        MATMUL_Q(#type, "avx2", IMP_CPU_AVX2, id, k_multiple, run_##type);
 VARIANT(q8_0, IMP_Q8_0, 32)
 VARIANT(q4_0, IMP_Q4_0, 32)
 VARIANT(q4_k, IMP_Q4_K, 256)

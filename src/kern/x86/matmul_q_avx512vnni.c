@@ -39,7 +39,8 @@ IMP_INLINE __m512i and_512(__m512i a, int b)
 /* lanes 0-7 = element 0 of v, lanes 8-15 = element 1 */
 IMP_INLINE __m512 halves(__m512 v, int first)
 {
-    __m512i idx = _mm512_add_epi32(_mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi32(first));
+    __m512i idx = _mm512_add_epi32(_mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0),
+                                   _mm512_set1_epi32(first));
     return _mm512_permutexvar_ps(idx, v);
 }
 
@@ -65,7 +66,8 @@ IMP_INLINE void unit_q4_0(const uint8_t *b, const struct prep *p, uint32_t u, bo
     (void)p, (void)u;
     __m128i a = _mm_loadu_si128((const __m128i *)(const void *)(b + 2)), c = _mm_setzero_si128();
     if (!half) c = _mm_loadu_si128((const __m128i *)(const void *)(b + 20));
-    __m512i v = join_256(_mm256_set_m128i(_mm_srli_epi16(a, 4), a), _mm256_set_m128i(_mm_srli_epi16(c, 4), c));
+    __m512i v =
+        join_256(_mm256_set_m128i(_mm_srli_epi16(a, 4), a), _mm256_set_m128i(_mm_srli_epi16(c, 4), c));
     o->q = _mm512_sub_epi8(and_512(v, 15), _mm512_set1_epi8(8));
     o->s = two_scales(b, 18, half);
 }
@@ -116,7 +118,7 @@ IMP_INLINE __m512 x_scales(const float *d)
     return halves(_mm512_castpd_ps(_mm512_set1_pd(both)), 0);
 }
 
-IMP_INLINE void step_64(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t nx, uint32_t nw, struct unit *w,
+IMP_INLINE void step_64(const struct q8_tile *x, size_t b, uint32_t nx, uint32_t nw, struct unit *w,
                         __m512 acc[8][4])
 {
     IMP_UNROLL
@@ -126,8 +128,8 @@ IMP_INLINE void step_64(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t
     }
     IMP_UNROLL
     for (uint32_t i = 0; i < nx; i++) {
-        __m512i xv = _mm512_loadu_si512(x->q + (i0 + i) * x->q_stride + 32 * b);
-        __m512 d = x_scales(x->d + (i0 + i) * x->d_stride + b);
+        __m512i xv = _mm512_loadu_si512(x->q + (b * nx + i) * 64);
+        __m512 d = x_scales(x->d + (b * nx + i) * 2);
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++) {
             __m512 isum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(w[j].start, xv, w[j].q));
@@ -136,7 +138,7 @@ IMP_INLINE void step_64(const struct q8_tile *x, uint32_t i0, size_t b, uint32_t
     }
 }
 
-IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32_t nw, struct q_type t, prep_fn prep,
+IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct q_type t, prep_fn prep,
                        unit_fn unit)
 {
     const struct q8_tile *x = &job->x;
@@ -157,12 +159,12 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++)
                 unit(job->w + j * job->w_stride + b * t.block_bytes, &p[j], u, false, &w[j]);
-            step_64(x, i0, 2 * (b * t.unit_per_block + u), nx, nw, w, acc);
+            step_64(x, b * t.unit_per_block + u, nx, nw, w, acc);
         }
         if (!t.has_min) continue;
         IMP_UNROLL
         for (uint32_t i = 0; i < nx; i++) {
-            __m512 ds = _mm512_maskz_loadu_ps(0xff, x->ds + (i0 + i) * x->d_stride + 8 * b);
+            __m512 ds = _mm512_maskz_loadu_ps(0xff, x->ds + (b * nx + i) * 8);
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++)
                 acc[i][j] = _mm512_fnmadd_ps(_mm512_zextps256_ps512(p[j].min), ds, acc[i][j]);
@@ -174,13 +176,13 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
             unit(job->w + j * job->w_stride + n_block * t.block_bytes, &none, 0, true, &w[j]);
-        step_64(x, i0, 2 * n_block, nx, nw, w, acc);
+        step_64(x, n_block, nx, nw, w, acc);
     }
     IMP_UNROLL
     for (uint32_t i = 0; i < nx; i++) {
         IMP_UNROLL
         for (uint32_t j = 0; j < nw; j++)
-            job->y[(i0 + i) * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
+            job->y[i * job->y_stride + j] = v_hsum(acc[i][j]) + (job->bias ? job->bias[j] : 0);
     }
 }
 
@@ -190,9 +192,9 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
-    static void type##_x##nx##w##nw(const struct q_job *job, uint32_t i0)                                    \
+    static void type##_x##nx##w##nw(const struct q_job *job)                                                 \
     {                                                                                                        \
-        q_tile(job, i0, nx, nw, TYPE_##type);                                                                \
+        q_tile(job, nx, nw, TYPE_##type);                                                                    \
     }
 #define Q_RUN(type)                                                                                          \
     Q_TILES_4(type)                                                                                          \
@@ -200,8 +202,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t i0, uint32_t nx, uint32
     Q_TILE(type, 8, 1)                                                                                       \
     static void run_##type(const imp_matmul_args *a)                                                         \
     {                                                                                                        \
-        static const struct q_tiles tiles = {                                                                \
-            .nx_max = 8, Q_TABLE_4(type), .x8w2 = type##_x8w2, .x8w1 = type##_x8w1};                         \
+        static const struct q_tiles tiles = {8, {Q_TABLE_4(type), {type##_x8w2, type##_x8w1}}};              \
         q_run(a, 0x80, &tiles);                                                                              \
     }
 

@@ -50,4 +50,5 @@ static double f32(uint64_t n_iter)
     return (double)n_iter * CHAIN * 16;
 }
 
-const imp_peak imp_peak_avx2 = {.isa = "avx2", .cpu = IMP_CPU_AVX2, .read = read_all, .int8 = int8, .f32 = f32};
+const imp_peak imp_peak_avx2 = {
+    .isa = "avx2", .cpu = IMP_CPU_AVX2, .read = read_all, .int8 = int8, .f32 = f32};

@@ -43,7 +43,8 @@ IMP_INLINE vf v_loadn_f16(const void *p, size_t n)
 }
 IMP_INLINE void v_store_f16(uint16_t *p, vf v)
 {
-    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256((__m256i *)(void *)p,
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 IMP_INLINE void v_storen_f16(uint16_t *p, vf v, size_t n)
 {
@@ -140,7 +141,8 @@ IMP_INLINE void v_join(vf x, vf y, vf *a, vf *b)
 IMP_INLINE uint32_t q8_max_bits(const float *x)
 {
     __m512i abs = _mm512_set1_epi32(0x7fffffff);
-    __m512i a = _mm512_and_si512(abs, _mm512_loadu_si512(x)), b = _mm512_and_si512(abs, _mm512_loadu_si512(x + 16));
+    __m512i a = _mm512_and_si512(abs, _mm512_loadu_si512(x)),
+            b = _mm512_and_si512(abs, _mm512_loadu_si512(x + 16));
     return _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
 }
 IMP_INLINE int32_t q8_round(int8_t *q, const float *x, float inv)

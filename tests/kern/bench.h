@@ -1,0 +1,239 @@
+/* tests/kern/bench.h - speed of one kernel variant on one thread, beside the ceilings measured in the same run. */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include "check_matmul.h"
+
+struct ceilings {
+    double read_gb_s, int8_gop_s, f32_gop_s;
+};
+
+struct bench_result {
+    char what[64];
+    double ms, gb_s, gop_s, share; /* share: of the ceiling that binds */
+    const char *bound;             /* which that is */
+};
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Median time of a call in ns: at least 5 runs, at least 0.2 s. */
+static double median_ns(void (*fn)(void *), void *ctx)
+{
+    enum { MAX = 200 };
+    double t[MAX];
+    int n = 0;
+    uint64_t begin = imp_now_ns();
+    fn(ctx);
+    do {
+        uint64_t at = imp_now_ns();
+        fn(ctx);
+        t[n++] = (double)(imp_now_ns() - at);
+    } while (n < MAX && (n < 5 || imp_now_ns() - begin < 200000000u));
+    qsort(t, (size_t)n, sizeof t[0], by_value);
+    return t[n / 2];
+}
+
+/* ---- ceilings --------------------------------------------------------------------------------------------------- */
+struct peak_job {
+    const imp_peak *p;
+    void *buf;
+    size_t n;
+    volatile double sink;
+};
+static void peak_read(void *ctx)
+{
+    struct peak_job *j = ctx;
+    j->sink = (double)j->p->read(j->buf, j->n);
+}
+static void peak_int8(void *ctx)
+{
+    struct peak_job *j = ctx;
+    j->sink = j->p->int8(1000000);
+}
+static void peak_f32(void *ctx)
+{
+    struct peak_job *j = ctx;
+    j->sink = j->p->f32(1000000);
+}
+
+static struct ceilings measure_ceilings(void)
+{
+    struct peak_job j = {.p = imp_peak_get(), .n = 128u << 20};
+    struct ceilings c = {0};
+    j.buf = imp_sys_pages(j.n);
+    if (j.buf == NULL) return c;
+    memset(j.buf, 1, j.n);
+    c.read_gb_s = (double)j.n / median_ns(peak_read, &j);
+    double t = median_ns(peak_int8, &j);
+    c.int8_gop_s = j.sink / t;
+    t = median_ns(peak_f32, &j);
+    c.f32_gop_s = j.sink / t;
+    imp_sys_pages_free(j.buf, j.n);
+    return c;
+}
+
+/* ---- matmul ---------------------------------------------------------------------------------------------------- */
+struct matmul_job {
+    const imp_matmul *v;
+    imp_matmul_args a;
+};
+static void run_matmul(void *ctx)
+{
+    struct matmul_job *j = ctx;
+    j->v->run(&j->a);
+}
+
+/* m rows by weights [n][k] of type t; false: no memory. */
+static bool bench_matmul_shape(const imp_matmul *v, imp_dtype type, uint32_t m, uint32_t n, uint32_t k,
+                               const struct ceilings *c, struct bench_result *out)
+{
+    uint64_t bytes;
+    if (imp_dtype_bytes(type, (uint64_t)n * k, &bytes) != IMP_OK) return false;
+    bool q8 = v->x_form == IMP_X_Q8;
+    size_t x_row = q8 ? k / 32 * sizeof(imp_q8_block) : k * sizeof(float), x_bytes = x_row * m,
+           y_bytes = (size_t)m * n * sizeof(float), s_bytes = v->scratch_bytes ? v->scratch_bytes(k) : 64;
+    uint8_t *w = imp_sys_pages(bytes), *x = imp_sys_pages(x_bytes), *y = imp_sys_pages(y_bytes),
+            *s = imp_sys_pages(s_bytes);
+    bool ok = w && x && y && s;
+    if (ok) {
+        /* a block of any bytes with a scale of zero or small: no NaN, which would be slow on some CPUs */
+        memset(w, 0x11, bytes);
+        if (type == IMP_F32 || type == IMP_F16 || type == IMP_BF16) memset(w, 0x3c, bytes);
+        imp_tensor t = {.dtype = type, .n_dim = 2, .dim = {n, k, 1, 1}, .data = w};
+        struct matmul_job j = {v,
+                               {.w = &t,
+                                .x = x,
+                                .x_stride = x_row,
+                                .y = (float *)(void *)y,
+                                .y_stride = n,
+                                .m = m,
+                                .n1 = n,
+                                .scratch = s}};
+        double ns = median_ns(run_matmul, &j), ops = 2.0 * m * n * k;
+        *out = (struct bench_result){.ms = ns / 1e6, .gb_s = (double)bytes / ns, .gop_s = ops / ns};
+        snprintf(out->what, sizeof out->what, "%s m=%u n=%u k=%u", imp_dtype_get(type)->name, m, n, k);
+        double by_read = out->gb_s / c->read_gb_s, by_op = out->gop_s / (q8 ? c->int8_gop_s : c->f32_gop_s);
+        out->share = by_read > by_op ? by_read : by_op;
+        out->bound = by_read > by_op ? "read" : q8 ? "int8" : "f32";
+    }
+    if (w) imp_sys_pages_free(w, bytes);
+    if (x) imp_sys_pages_free(x, x_bytes);
+    if (y) imp_sys_pages_free(y, y_bytes);
+    if (s) imp_sys_pages_free(s, s_bytes);
+    return ok;
+}
+
+/* Decode: one row of x, weights too large for any cache. Prefill: 128 rows. */
+static size_t bench_matmul(const imp_matmul *v, const struct ceilings *c, struct bench_result *out,
+                           size_t cap)
+{
+    imp_dtype t = v->dtype == IMP_DTYPE_NONE ? IMP_Q5_0 : v->dtype;
+    const imp_dtype_info *info = imp_dtype_get(t);
+    bool slow = v->cpu == 0;
+    uint32_t k = 2048, row = k / info->block_elem * info->block_bytes;
+    uint32_t n = slow ? 256 : (128u << 20) / row / 8 * 8;
+    size_t got = 0;
+    if (got < cap && bench_matmul_shape(v, t, 1, n, k, c, &out[got])) got++;
+    if (got < cap && bench_matmul_shape(v, t, slow ? 4 : 4, slow ? 256 : 2048, k, c, &out[got])) got++;
+    if (got < cap && bench_matmul_shape(v, t, slow ? 16 : 128, slow ? 256 : 2048, k, c, &out[got])) got++;
+    return got;
+}
+
+/* ---- row kernels and attention --------------------------------------------------------------------------------- */
+struct vec_job {
+    const imp_vec *v;
+    int which;
+    float *x, *y;
+    imp_q8_block *q;
+    size_t n;
+};
+static const char *const vec_names[] = {"rms_norm", "layer_norm", "softmax",    "silu", "gelu",
+                                        "glu silu", "quant_q8",   "f32_to_f16", "rope"};
+static void run_vec(void *ctx)
+{
+    struct vec_job *j = ctx;
+    for (int again = 0; again < 64; again++) {
+        switch (j->which) {
+        case 0: j->v->rms_norm(j->y, j->x, j->x, 0, 1e-5f, j->n); break;
+        case 1: j->v->layer_norm(j->y, j->x, j->x, j->x, 1e-5f, j->n); break;
+        case 2: j->v->softmax(j->y, j->x, j->n); break;
+        case 3: j->v->act(j->y, j->x, IMP_KACT_SILU, j->n); break;
+        case 4: j->v->act(j->y, j->x, IMP_KACT_GELU, j->n); break;
+        case 5: j->v->glu(j->y, j->x, j->x, IMP_KACT_SILU, j->n); break;
+        case 6: j->v->quant_q8(j->q, j->x, j->n); break;
+        case 7: j->v->f32_to_f16((uint16_t *)(void *)j->y, j->x, j->n); break;
+        default: j->v->rope(j->y, j->x, j->x, j->x, (uint32_t)j->n / 128, 128, 128, true);
+        }
+    }
+}
+static size_t bench_vec(const imp_vec *v, const struct ceilings *c, struct bench_result *out, size_t cap)
+{
+    (void)c;
+    enum { N = 4096 };
+    static float x[N], y[N];
+    static imp_q8_block q[N / 32];
+    for (int i = 0; i < N; i++) x[i] = (float)(i % 17) / 8 - 1;
+    size_t got = 0;
+    for (int w = 0; w < (int)IMP_COUNT(vec_names) && got < cap; w++) {
+        struct vec_job j = {v, w, x, y, q, N};
+        double ns = median_ns(run_vec, &j) / 64;
+        out[got] = (struct bench_result){.ms = ns / 1e6, .gb_s = N * sizeof(float) / ns, .bound = "-"};
+        snprintf(out[got++].what, sizeof out->what, "%s n=%d", vec_names[w], N);
+    }
+    return got;
+}
+
+struct attn_job {
+    const imp_attn *v;
+    imp_attn_args a;
+};
+static void run_attn_job(void *ctx)
+{
+    struct attn_job *j = ctx;
+    j->v->run(&j->a);
+}
+static size_t bench_attn(const imp_attn *v, const struct ceilings *c, struct bench_result *out, size_t cap)
+{
+    enum { HD = 128, KEYS = 8192, GROUP = 4, ROWS = 32 };
+    size_t got = 0, kv = (size_t)KEYS * HD * 2, q = (size_t)ROWS * GROUP * HD * sizeof(float);
+    uint32_t keys = v->cpu == 0 ? 256 : KEYS;
+    size_t s_bytes = imp_attn_scratch_bytes(ROWS, GROUP, HD);
+    uint8_t *k = imp_sys_pages(2 * kv), *x = imp_sys_pages(2 * q), *s = imp_sys_pages(s_bytes);
+    for (uint32_t rows = 1; k && x && s && got < cap && rows <= ROWS; rows *= ROWS) {
+        struct attn_job j = {v,
+                             {.q = (float *)(void *)x,
+                              .out = (float *)(void *)(x + q),
+                              .q_stride = GROUP * HD,
+                              .out_stride = GROUP * HD,
+                              .n_row = rows,
+                              .n_group = GROUP,
+                              .head_dim = HD,
+                              .k = k,
+                              .v = k + kv,
+                              .row_stride = HD * 2,
+                              .block_stride = 64 * HD * 2,
+                              .block_tok = 64,
+                              .kv_dtype = IMP_F16,
+                              .n_key = keys,
+                              .pos0 = keys - rows,
+                              .causal = true,
+                              .scale = 0.1f,
+                              .scratch = s}};
+        double ns = median_ns(run_attn_job, &j), ops = 4.0 * rows * GROUP * HD * keys;
+        out[got] = (struct bench_result){
+            .ms = ns / 1e6, .gb_s = 2.0 * keys * HD * 2 / ns, .gop_s = ops / ns, .bound = "f32"};
+        out[got].share = out[got].gop_s / c->f32_gop_s;
+        snprintf(out[got++].what, sizeof out->what, "f16 rows=%u group=%d dim=%d keys=%u", rows, GROUP, HD,
+                 keys);
+    }
+    if (k) imp_sys_pages_free(k, 2 * kv);
+    if (x) imp_sys_pages_free(x, 2 * q);
+    if (s) imp_sys_pages_free(s, s_bytes);
+    return got;
+}
+
+#endif
