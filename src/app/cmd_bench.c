@@ -383,7 +383,12 @@ app_result cmd_bench(app *a)
 {
     bool embed = opt_on(&a->opt, OPT_EMBED);
     bench b = {.a = a, .seed = 1};
-    imp_status s = open_all(&b, embed);
+    imp_status s = IMP_OK;
+    if (embed && !a->opt.v[OPT_BATCHES].explicit_) {
+        a->opt.v[OPT_BATCHES] = (app_value){0};
+        s = app_opt_assign(&a->opt, OPT_BATCHES, "--batch", "1,32", &a->err);
+    }
+    if (s == IMP_OK) s = open_all(&b, embed);
     if (s == IMP_OK) s = measure_ceilings(&b);
     if (s == IMP_OK) s = embed ? run_embed(&b) : run_text(&b);
     app_bar_end();

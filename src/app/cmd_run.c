@@ -116,6 +116,7 @@ static app_result run_once(app *a, imp_model *m, const char *prompt, size_t n)
         r = print_answer_json(a, m, &ans);
     else if (r == APP_OK)
         putchar('\n');
+    if (r == APP_OK && app_out_flush(&a->err) != IMP_OK) r = APP_FAILED;
     if (r == APP_OK && opt_on(&a->opt, OPT_VERBOSE)) app_print_timings(&ans);
     if (r == APP_OK && ans.interrupted) r = APP_INTERRUPTED;
     imp_free(text);
