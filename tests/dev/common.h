@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "dev/cpu/cpu.h"
 #include "dev/dev.h"
 
 /* ---- random numbers and memory of a test --------------------------------------------------------- */
@@ -190,6 +191,7 @@ static inline imp_device *open_dev(const char *kind, uint32_t n_thread)
     imp_device *d;
     imp_error err = {0};
     if (imp_dev_open(kind, n_thread, &d, &err) != IMP_OK) fail_msg("%s", err.text);
+    if (strcmp(kind, "cpu") == 0) ((cpu_device *)d)->alone_work = 0; /* small steps on all threads, too */
     return d;
 }
 static inline imp_exec *compile(imp_device *d, const imp_graph *g, imp_limits lim)

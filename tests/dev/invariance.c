@@ -85,6 +85,24 @@ static void test_chunks(void **state)
     }
 }
 
+/* A step so small that the caller does it alone gives what the pool gives. */
+static void test_alone(void **state)
+{
+    (void)state;
+    fixture f = setup(1);
+    imp_device *d = open_dev("cpu", 3);
+    steps s;
+    batch_clear(&s);
+    batch_add(&s, f.text[0], 0, 9, f.blocks);
+    imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+    float *pool = run_step(f.r, x, &s.b, 9, N_VOCAB);
+    ((cpu_device *)d)->alone_work = UINT64_MAX;
+    expect_same(run_step(f.r, x, &s.b, 9, N_VOCAB), pool, 9 * N_VOCAB, "alone");
+    d->ops->exec_free(x);
+    d->ops->close(d);
+    teardown(&f);
+}
+
 /* All sequences in one batch, each growing by its own random chunk a step; some steps leave sequences out. */
 static void test_batched(void **state)
 {
@@ -247,9 +265,13 @@ static void test_textbook_attention(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_batched), cmocka_unit_test(test_encoder_batched),
-        cmocka_unit_test(test_kv_copy), cmocka_unit_test(test_textbook_attention),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_batched),
+        cmocka_unit_test(test_encoder_batched),
+        cmocka_unit_test(test_kv_copy),
+        cmocka_unit_test(test_textbook_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

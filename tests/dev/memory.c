@@ -2,8 +2,6 @@
  * and batches or limits that do not fit are refused. */
 #include "common.h"
 
-#include "dev/cpu/cpu.h"
-
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif

@@ -9,6 +9,9 @@
 
 #include <stdio.h>
 
+/* Multiply-adds below which a step runs on the caller alone: it ends before other threads would have woken up. */
+enum { ALONE_WORK = 1 << 21 };
+
 static const char *cpu_refuses(const imp_device *d, const imp_graph *g, imp_val v)
 {
     (void)d;
@@ -107,12 +110,11 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
 
 static void run_share(void *ctx, uint32_t ith, uint32_t n_thread)
 {
-    (void)n_thread;
     const cpu_step *s = ctx;
     imp_pool *pool = ((const cpu_device *)s->x->base.dev)->pool;
     for (uint32_t i = 0; i < s->x->n_op; i++) {
         const cpu_op *op = &s->x->op[i];
-        if (op->barrier) imp_pool_barrier(pool);
+        if (op->barrier && n_thread > 1) imp_pool_barrier(pool);
         if (s->n_row[op->rows] > 0) op->run(s, op, imp_cpu_part(s, op, ith), ith);
     }
 }
@@ -125,9 +127,16 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
     cpu_step s = {
         .x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_thread = d->n_thread};
-    imp_mutex_lock(d->lock);
-    imp_pool_run(d->pool, run_share, &s);
-    imp_mutex_unlock(d->lock);
+    uint64_t work = 0;
+    for (int i = 0; i < 3; i++) work += s.n_row[i] * x->row_work[i];
+    if (work < d->alone_work) {
+        s.n_thread = 1;
+        run_share(&s, 0, 1);
+    } else {
+        imp_mutex_lock(d->lock);
+        imp_pool_run(d->pool, run_share, &s);
+        imp_mutex_unlock(d->lock);
+    }
     *out = imp_cpu_row(x->out, 0);
     return IMP_OK;
 }
@@ -172,6 +181,7 @@ imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err)
     d->base.ops = &CPU_OPS;
     memcpy(d->base.name, "cpu0", 5);
     d->n_thread = n_thread == 0 ? imp_sys_n_core() : n_thread;
+    d->alone_work = ALONE_WORK;
     d->vec = imp_vec_get();
     d->attn = imp_attn_get();
     if (imp_mutex_new(&d->lock) != IMP_OK || imp_pool_new(d->n_thread, &d->pool) != IMP_OK) {

@@ -22,6 +22,7 @@ typedef struct cpu_device {
     imp_pool *pool;
     imp_mutex *lock; /* the pool has one caller at a time: run, or packing in compile */
     uint32_t n_thread;
+    uint64_t alone_work; /* multiply-adds below which a step runs on the caller alone */
     const imp_vec *vec;
     const imp_attn *attn;
 } cpu_device;
@@ -119,6 +120,7 @@ struct cpu_exec {
     const float **vector; /* [n node + 1] weights of one row as f32; NULL: not used so */
     uint64_t *vector_at;  /* [n node + 1] place in the weights region */
     uint64_t kv_block_bytes, kv_elem_bytes;
+    uint64_t row_work[3]; /* multiply-adds of the weights a row of each kind meets */
 
     uint64_t weights_bytes, mapped_bytes, kv_bytes, shared_bytes, thread_bytes, scratch_bytes;
     uint8_t *weights, *kv,

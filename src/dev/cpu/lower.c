@@ -299,9 +299,11 @@ static void need_thread_bytes(lower *l, uint64_t n)
     l->x->thread_bytes = IMP_MAX(l->x->thread_bytes, n);
 }
 
-static const cpu_weight *use_weight(lower *l, imp_val w)
+/* The matrix of value w, which n_use of its parts multiply each row of node n with. */
+static const cpu_weight *use_weight(lower *l, const imp_node *n, imp_val w, uint32_t n_use)
 {
     const cpu_weight *cw = &l->x->weight[w];
+    l->x->row_work[n->rows] += cw->part->dim[0] * cw->part->dim[1] * n_use;
     if (cw->mm->scratch_bytes != NULL) need_thread_bytes(l, cw->mm->scratch_bytes(cw->part->dim[1]));
     return cw;
 }
@@ -309,7 +311,7 @@ static const cpu_weight *use_weight(lower *l, imp_val w)
 static void emit_linear(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
-    const cpu_weight *w = use_weight(l, n->in[1]);
+    const cpu_weight *w = use_weight(l, n, n->in[1], 1);
     cpu_view x = w->mm->x_form == IMP_X_Q8 ? quantised(l, n->in[0]) : l->view[n->in[0]];
     cpu_op *op = new_op(l, n, CPU_COLS);
     op->run = imp_cpu_run_linear;
@@ -455,7 +457,7 @@ static cpu_view pair_buf(lower *l, const imp_node *n, uint64_t row_bytes)
 static cpu_view emit_moe_linear(lower *l, const imp_node *n, imp_val weight, cpu_view x, cpu_view order,
                                 uint32_t step)
 {
-    const cpu_weight *w = use_weight(l, weight);
+    const cpu_weight *w = use_weight(l, n, weight, n->u.moe.n_used);
     uint64_t n_col = w->part->dim[0];
     cpu_op *op = pair_op(l, n, CPU_COLS, n_col);
     op->run = imp_cpu_run_moe_linear;
