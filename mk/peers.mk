@@ -5,7 +5,7 @@ PEER_DIR     := $(BUILD)/peer
 PEER_SDIST   := $(PEER_DIR)/llama_cpp_python-$(PEER_VERSION).tar.gz
 PEER_TOOLS   := llama-bench llama-quantize llama-perplexity llama-completion
 
-$(PEER_SDIST): | $(VENV)/stamp
+$(PEER_SDIST): | $(BUILD)/venv/stamp
 	@mkdir -p $(@D)
 	@echo "  FETCH $(@F)"
 	$(Q)$(VENV)/bin/python -m pip download -q --disable-pip-version-check --no-deps --no-binary :all: -d $(@D) llama-cpp-python==$(PEER_VERSION)

@@ -3,9 +3,9 @@ import subprocess
 
 import numpy as np
 
-from impetus import ROOT
+from impetus import BUILD
 
-DIR = ROOT / "build" / "peer"
+DIR = BUILD / "peer"
 EVAL = DIR / "peer_eval"
 
 
