@@ -7,8 +7,19 @@
 typedef struct imp_gguf imp_gguf;
 
 typedef enum imp_gguf_type {
-    IMP_GGUF_U8, IMP_GGUF_I8, IMP_GGUF_U16, IMP_GGUF_I16, IMP_GGUF_U32, IMP_GGUF_I32, IMP_GGUF_F32, IMP_GGUF_BOOL,
-    IMP_GGUF_STRING, IMP_GGUF_ARRAY, IMP_GGUF_U64, IMP_GGUF_I64, IMP_GGUF_F64
+    IMP_GGUF_U8,
+    IMP_GGUF_I8,
+    IMP_GGUF_U16,
+    IMP_GGUF_I16,
+    IMP_GGUF_U32,
+    IMP_GGUF_I32,
+    IMP_GGUF_F32,
+    IMP_GGUF_BOOL,
+    IMP_GGUF_STRING,
+    IMP_GGUF_ARRAY,
+    IMP_GGUF_U64,
+    IMP_GGUF_I64,
+    IMP_GGUF_F64
 } imp_gguf_type;
 
 typedef struct imp_str { /* borrowed bytes, not NUL-terminated */

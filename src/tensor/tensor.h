@@ -11,6 +11,7 @@
 
 enum { IMP_MAX_DIM = 4 };
 
+/* clang-format off */
 typedef enum imp_dtype {
     IMP_DTYPE_NONE,
     IMP_F32, IMP_F16, IMP_BF16, IMP_F64, IMP_I8, IMP_I16, IMP_I32, IMP_I64, IMP_U8, IMP_U16, IMP_U32, IMP_U64, IMP_BOOL,
@@ -20,20 +21,22 @@ typedef enum imp_dtype {
     IMP_AFFINE, /* MLX: bits, group, scales and biases stand in the tensor view */
     IMP_N_DTYPE
 } imp_dtype;
+/* clang-format on */
 
 typedef struct imp_dtype_info {
-    const char *name;      /* "q4_k" */
-    uint32_t block_elem;   /* elements a block; 1 for plain types; 0 for affine (depends on the view) */
+    const char *name;    /* "q4_k" */
+    uint32_t block_elem; /* elements a block; 1 for plain types; 0 for affine (depends on the view) */
     uint32_t block_bytes;
-    int32_t gguf_id;       /* type id in GGUF, -1: none */
-    const char *st_name;   /* safetensors spelling ("BF16"), NULL: none */
+    int32_t gguf_id;     /* type id in GGUF, -1: none */
+    const char *st_name; /* safetensors spelling ("BF16"), NULL: none */
     /* n elements (whole blocks) at src to f32; NULL for types that are no weights */
     void (*to_f32)(const void *src, float *dst, uint64_t n);
 } imp_dtype_info;
 
 const imp_dtype_info *imp_dtype_get(imp_dtype t);
-imp_dtype imp_dtype_from_gguf(uint32_t id);         /* IMP_DTYPE_NONE: unknown or refused */
-const char *imp_dtype_gguf_name(uint32_t id);       /* the name even of refused types ("iq2_xxs"), NULL: no such id */
+imp_dtype imp_dtype_from_gguf(uint32_t id); /* IMP_DTYPE_NONE: unknown or refused */
+/* The name even of refused types ("iq2_xxs"); NULL: no such id. */
+const char *imp_dtype_gguf_name(uint32_t id);
 imp_dtype imp_dtype_from_st(const char *name, size_t n);
 imp_dtype imp_dtype_from_name(const char *name);
 
@@ -44,7 +47,7 @@ typedef struct imp_tensor {
     const void *data;          /* borrowed; [rows][row_bytes] */
     /* IMP_AFFINE only: data is u32 words, packed LSB first; [rows][cols/group] scales and biases */
     uint32_t bits, group;
-    imp_dtype scale_dtype;     /* f16, bf16 or f32 */
+    imp_dtype scale_dtype; /* f16, bf16 or f32 */
     const void *scales, *biases;
 } imp_tensor;
 
@@ -52,8 +55,8 @@ typedef struct imp_tensor {
  * TOO_LARGE: overflow. */
 IMP_MUST_USE imp_status imp_dtype_bytes(imp_dtype t, uint64_t n, uint64_t *out);
 uint64_t imp_tensor_n_elem(const imp_tensor *t);
-uint64_t imp_tensor_n_row(const imp_tensor *t);   /* product of all dims but the last */
-uint64_t imp_tensor_n_col(const imp_tensor *t);   /* last dim */
+uint64_t imp_tensor_n_row(const imp_tensor *t);     /* product of all dims but the last */
+uint64_t imp_tensor_n_col(const imp_tensor *t);     /* last dim */
 uint64_t imp_tensor_row_bytes(const imp_tensor *t); /* of data; without scales and biases */
 uint64_t imp_tensor_bytes(const imp_tensor *t);     /* with scales and biases */
 /* Row `row` (flattened over the leading dims) as f32; out: n_col floats. */

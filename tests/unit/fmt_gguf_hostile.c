@@ -207,8 +207,9 @@ static void places_of_tensors(void **state)
 {
     (void)state;
     imp_error err;
-    assert_int_equal(parse_with(OFFSET_2, 129, &err), IMP_FORMAT); /* unaligned */
-    assert_int_equal(parse_with(OFFSET_2, 96, &err), IMP_FORMAT);  /* overlaps the first */
+    assert_int_equal(parse_with(OFFSET_2, 144, &err), IMP_FORMAT);
+    assert_non_null(strstr(err.text, "no multiple of the alignment"));
+    assert_int_equal(parse_with(OFFSET_2, 96, &err), IMP_FORMAT); /* overlaps the first */
     assert_non_null(strstr(err.text, "overlap"));
     assert_int_equal(parse_with(OFFSET_2, 0, &err), IMP_FORMAT);
     assert_int_equal(parse_with(OFFSET_2, 160, &err), IMP_FORMAT); /* ends behind the file */
