@@ -37,6 +37,16 @@ static const variant variants[] = {
      {.config = "{\"sliding_window_pattern\":2,\"layer_types\":[\"sliding_attention\",\"sliding_attention\","
                 "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"full_attention\","
                 "\"sliding_attention\"]}"}},
+    {"default base", "llama", {.remove = "rope_theta"}},
+    {"default base of Mixtral", "mixtral", {.remove = "rope_theta"}},
+    {"Gemma 3's default global base", "gemma3", {.remove = "rope_theta"}},
+    {"Gemma 3's default local base", "gemma3", {.remove = "rope_local_base_freq"}},
+    {"Gemma 3's default pattern", "gemma3", {.remove = "sliding_window_pattern"}},
+    {"Gemma's default tying", "gemma2", {.remove = "tie_word_embeddings"}},
+    {"ModernBERT's default pattern", "modernbert", {.remove = "global_attn_every_n_layers"}},
+    {"ModernBERT's default global base", "modernbert", {.remove = "global_rope_theta"}},
+    {"ModernBERT's default local base", "modernbert", {.remove = "local_rope_theta"}},
+    {"nomic-bert's default base", "nomic-bert", {.remove = "rotary_emb_base"}},
     {"a window that is switched off",
      "qwen3",
      {.config = "{\"sliding_window\":4,\"use_sliding_window\":false,\"max_window_layers\":0}"}},
