@@ -406,14 +406,32 @@ static bool is_read_as_q8(const lower *l, imp_val v)
     return false;
 }
 
+/* Keys or values without a cache: the kernel walks both with one stride, so a view into wider rows (values of a fused
+ * projection beside rotated keys) becomes a matrix of its own. */
+static cpu_view own_rows(lower *l, imp_val v)
+{
+    const imp_node *n = node(l, v);
+    if (l->view[v].stride == n->width * sizeof(float)) return l->view[v];
+    cpu_op *op = new_op(l, n, CPU_AUTO);
+    op->run = imp_cpu_run_copy;
+    add_in(op, l->view[v]);
+    adopt(l, op, 1);
+    schedule(l, op);
+    set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
+    return op->out;
+}
+
 static void emit_attn(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
     const imp_attn_attr *a = &n->u.attn;
-    cpu_view order = {0};
+    cpu_view order = {0}, k = {0}, val = {0};
     uint64_t at = 0;
-    if (a->kv_layer >= 0) {
-        order = new_buf(l, 0, 0);
+    if (a->kv_layer < 0) {
+        k = own_rows(l, n->in[1]);
+        val = own_rows(l, n->in[2]);
+    } else {
+        k = val = order = new_buf(l, 0, 0);
         emit_kv_store(l, v, 0, order);
         at = l->x->op[l->x->n_op - 1].u.kv.at;
         emit_kv_store(l, v, 1, order);
@@ -421,8 +439,8 @@ static void emit_attn(lower *l, imp_val v)
     cpu_op *op = new_op(l, n, CPU_OWN);
     op->run = imp_cpu_run_attn;
     add_in(op, l->view[n->in[0]]);
-    add_in(op, a->kv_layer >= 0 ? order : l->view[n->in[1]]);
-    add_in(op, a->kv_layer >= 0 ? order : l->view[n->in[2]]);
+    add_in(op, k);
+    add_in(op, val);
     uint32_t n_group = a->n_head / a->n_kv_head;
     op->u.attn.at = at;
     op->u.attn.sink = n->n_in > 3 ? n->in[3] : 0;
