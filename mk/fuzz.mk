@@ -30,7 +30,7 @@ $(FUZZ_BUILD)/$(1): fuzz/$(1).c $(call fuzz_objs,$(1))
 	$$(Q)$$(FUZZ_CC) $$(CFLAGS_ALL) -Wno-conversion -fsanitize=fuzzer $$(FUZZ_FLAGS) $$^ -pthread $$(LDFLAGS) $$(LIB_LIBS) -lm -o $$@
 fuzz-$(1): $(FUZZ_BUILD)/$(1)
 	@mkdir -p $(FUZZ_BUILD)/corpus/$(1) fuzz/corpus/$(1)
-	$(FUZZ_BUILD)/$(1) $(FUZZ_RUN) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(FUZZ_BUILD)/$(1)- \
+	$(FUZZ_BUILD)/$(1) $(FUZZ_RUN) $(if $(wildcard fuzz/$(1).dict),-dict=fuzz/$(1).dict) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(FUZZ_BUILD)/$(1)- \
 		$(FUZZ_BUILD)/corpus/$(1) fuzz/corpus/$(1)
 fuzz-merge-$(1): $(FUZZ_BUILD)/$(1)
 	@mkdir -p $(FUZZ_BUILD)/corpus/$(1) fuzz/corpus/$(1)

@@ -7,12 +7,11 @@
 
 #include "tensor/tensor.h"
 
-#define IMP_DECODERS(X)                                                                                      \
-    X(f32)                                                                                                   \
-    X(f16)                                                                                                   \
-    X(bf16)                                                                                                  \
-    X(f64) X(i8) X(i16) X(i32) X(i64) X(u8) X(u16) X(u32) X(u64) X(bool) X(q4_0) X(q4_1) X(q5_0) X(q5_1)     \
-        X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs) X(mxfp4)
+/* clang-format off */
+#define IMP_DECODERS(X) \
+    X(f32) X(f16) X(bf16) X(f64) X(i8) X(i16) X(i32) X(i64) X(u8) X(u16) X(u32) X(u64) X(bool) \
+    X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs) X(mxfp4)
+/* clang-format on */
 #define IMP_X(name) void imp_decode_##name(const void *src, float *dst, uint64_t n);
 IMP_DECODERS(IMP_X)
 #undef IMP_X
