@@ -13,7 +13,7 @@ static void bert(const imp_norm_step *st, const char *s, size_t n, imp_buf *out,
         int32_t cp;
         size_t len = imp_utf8_decode(s + i, n - i, &cp);
         bool drop = st->clean && (cp == 0 || cp == 0xFFFD || imp_uni_control(cp));
-        bool space = st->clean && imp_uni_space(cp);
+        bool space = st->clean && !drop && imp_uni_space(cp);
         bool cjk = st->cjk && imp_uni_cjk(cp);
         if (cjk || space) imp_buf_add(tmp, " ", 1);
         if (!drop && !space) imp_buf_add(tmp, s + i, len);

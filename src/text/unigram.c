@@ -25,19 +25,27 @@ static void relax(const imp_tokenizer *t, imp_best *best, const char *s, size_t 
     if (!single && (to->start == SIZE_MAX || score > to->score)) *to = (imp_best){score, at, 0, TOK_NONE};
 }
 
+static bool unknown(const imp_tokenizer *t, uint32_t id)
+{
+    return id == TOK_NONE || id == t->unk;
+}
+
+/* A run of unknown pieces is one: its bytes, or the unknown token. */
 static imp_status emit(imp_tok_work *w, const char *s, size_t n)
 {
-    for (size_t end = n; end > 0; end = w->best[end].start) w->best[w->best[end].start].next = end;
-    bool fused = false;
-    for (size_t i = 0; i < n; i = w->best[i].next) {
-        size_t end = w->best[i].next;
-        uint32_t id = w->best[end].id;
-        if (id == TOK_NONE) {
-            IMP_TRY(imp_tok_push_missing(w, s + i, end - i, &fused));
-        } else {
+    const imp_tokenizer *t = w->t;
+    imp_best *best = w->best;
+    for (size_t end = n; end > 0; end = best[end].start) best[best[end].start].next = end;
+    for (size_t i = 0; i < n;) {
+        size_t end = best[i].next;
+        uint32_t id = best[end].id;
+        while (unknown(t, id) && end < n && unknown(t, best[best[end].next].id)) end = best[end].next;
+        bool fused = false;
+        if (!unknown(t, id) || (id != TOK_NONE && end == best[i].next))
             IMP_TRY(imp_tok_push(w, id));
-            fused = false;
-        }
+        else
+            IMP_TRY(imp_tok_push_missing(w, s + i, end - i, &fused));
+        i = end;
     }
     return IMP_OK;
 }
