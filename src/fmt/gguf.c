@@ -23,7 +23,7 @@ enum {
     MAX_TENSOR = 1 << 16, /* real files have hundreds to a few thousand */
     MAX_KEY = 65535,      /* the format's own limit */
     MAX_NAME = 255,       /* tensor names; the format says 64 */
-    MAX_ALIGN = 1 << 20,  /* one larger than a huge page half has no use */
+    MAX_ALIGN = 1 << 20,  /* real files say 32 or 64; mapping needs no more than a page */
     MIN_KV_BYTES = 8 + 1 + 4 + 1,
     MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8,
     DEFAULT_ALIGN = 32
