@@ -144,11 +144,20 @@ static void read_nodes(imp_host *h)
     }
 }
 
+/* hwloc's add-ons load the libraries of GPU makers, which is slow and not needed to see what PCI devices there are. */
+static void leave_out_plugins(hwloc_topology_t t)
+{
+    static const char *const name[] = {"opencl", "gl", "cuda", "nvml", "rsmi", "levelzero", "pci"};
+    for (size_t i = 0; i < IMP_COUNT(name); i++)
+        (void)hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, name[i]);
+}
+
 imp_status imp_host_read(imp_host *out, imp_error *err)
 {
     hwloc_topology_t t;
     *out = (imp_host){0};
     if (hwloc_topology_init(&t)) return imp_fail(err, IMP_DEVICE, "the machine's topology could not be read");
+    leave_out_plugins(t);
     hwloc_topology_set_io_types_filter(t, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
     hwloc_topology_set_type_filter(t, HWLOC_OBJ_L1ICACHE, HWLOC_TYPE_FILTER_KEEP_ALL);
     if (hwloc_topology_load(t)) {

@@ -17,7 +17,10 @@ static uint64_t read_all(const void *p, size_t n)
     }
     IMP_UNROLL
     for (int j = 1; j < 8; j++) s[0] = _mm512_add_epi64(s[0], s[j]);
-    return (uint64_t)_mm512_reduce_add_epi64(s[0]);
+    uint64_t lane[8], sum = 0; /* the reduce intrinsic adds signed numbers, which must not overflow */
+    _mm512_storeu_si512(lane, s[0]);
+    for (int j = 0; j < 8; j++) sum += lane[j];
+    return sum;
 }
 
 static double int8(uint64_t n_iter)
