@@ -70,6 +70,7 @@ static void answer_api(void *arg)
 static void dispatch(http_stream *s)
 {
     s->dispatched = true;
+    http_conn_set_busy(s->h, s->link, true);
     if (s->body.failed && !s->verdict.status)
         http_refuse(&s->verdict, 503, "out_of_memory", "the server is out of memory: try again later");
     if (s->verdict.status) {
@@ -117,6 +118,7 @@ static enum MHD_Result start(imp_http *h, struct MHD_Connection *conn, const cha
     http_stream *s = http_stream_new(h, conn, method, url);
     if (!s) return MHD_NO;
     *state = s;
+    (void)MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT, h->idle_s);
     http_guard_check(s, conn);
     if (!s->verdict.status) return MHD_YES;
     /* A client that waits for "100 Continue", or announced far too much, is answered without its body. */
@@ -151,19 +153,26 @@ void http_on_completed(void *cls, struct MHD_Connection *conn, void **state,
     (void)code;
     http_stream *s = *state;
     *state = NULL;
-    if (s) http_stream_finished(s);
+    if (!s) return;
+    http_conn_set_busy(s->h, s->link, false);
+    http_stream_finished(s);
 }
 
 void http_on_connection(void *cls, struct MHD_Connection *conn, void **state,
                         enum MHD_ConnectionNotificationCode code)
 {
     imp_http *h = cls;
-    (void)conn;
-    (void)state;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        (void)MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
+                                        IMP_MIN(h->idle_s, IMP_HTTP_FIRST_S));
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
         atomic_fetch_add(&h->n_connection, 1);
         atomic_fetch_add(&h->n_open, 1);
+        *state = http_conn_add(h, info ? info->connect_fd : -1);
     } else {
         atomic_fetch_sub(&h->n_open, 1);
+        http_conn_remove(h, *state);
+        *state = NULL;
     }
 }

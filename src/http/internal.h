@@ -16,6 +16,8 @@ enum {
     IMP_HTTP_POOL = 64 << 10, /* memory of a connection in libmicrohttpd: header, read and write buffer */
     IMP_HTTP_INLINE_BODY =
         16 << 10,           /* a larger body is parsed by the worker, so that streams go on meanwhile */
+    IMP_HTTP_FIRST_S = 10,  /* a connection that has sent no whole header is closed after this silence */
+    IMP_HTTP_IDLE_MS = 250, /* the same for connections without a request */
     IMP_HTTP_WATCH_MS = 10, /* how soon a silent client's end is seen */
     IMP_HTTP_MAX_DISCARD =
         64 << 20, /* read and thrown away so that a refusal arrives; then the connection is cut */
@@ -45,6 +47,7 @@ struct imp_http {
     size_t n_host;
     bool loopback, wildcard;
     uint64_t max_body, max_total, max_unsent;
+    unsigned idle_s;
     char *(*hardware)(void *user);
     void *user;
     /* requests in flight */
@@ -52,6 +55,7 @@ struct imp_http {
     imp_cond *cond; /* any of them changed */
     http_stream *active;
     size_t n_active;
+    struct http_conn *conn;
     http_job *first_job, **last_job;
     bool stop; /* watcher and worker end */
     imp_thread *watcher, *worker;
@@ -60,6 +64,14 @@ struct imp_http {
     _Atomic uint64_t body_bytes; /* held now */
     _Atomic uint64_t n_connection, n_open, n_in, n_out, n_bad_host, n_bad_origin, n_bad_key, n_gone, n_slow;
 };
+
+/* One connection, for the watcher: libmicrohttpd misses the end of a client whose last bytes came with it (it takes
+ * epoll's edge for the bytes alone), and would keep the connection until it times out. */
+typedef struct http_conn {
+    struct http_conn *next, *prev; /* in h->conn; under h->mu */
+    int fd;
+    bool busy; /* a request is being answered; under h->mu */
+} http_conn;
 
 /* Why a request is refused before the API sees it. status 0: it is not. */
 typedef struct http_verdict {
@@ -74,6 +86,7 @@ struct http_stream {
     imp_http *h;
     atomic_uint refs;
     http_stream *next, *prev; /* in h->active; under h->mu */
+    http_conn *link;          /* NULL: out of memory when the connection came */
     char *method, *path;
     const char *cors_origin; /* of h->origin; NULL: none */
     imp_buf body;
@@ -130,6 +143,9 @@ void http_on_connection(void *cls, struct MHD_Connection *conn, void **state,
 /* server.c */
 bool http_run_later(imp_http *h, void (*fn)(void *arg), void *arg);
 void http_unref(imp_http *h);
+http_conn *http_conn_add(imp_http *h, int fd); /* NULL: out of memory; the others take that */
+void http_conn_remove(imp_http *h, http_conn *c);
+void http_conn_set_busy(imp_http *h, http_conn *c, bool busy);
 
 /* page.c: the status page, embedded at build. */
 const char *http_page(size_t *n);

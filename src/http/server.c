@@ -61,20 +61,66 @@ static void work(void *arg)
     imp_mutex_unlock(h->mu);
 }
 
+/* ---- connections ------------------------------------------------------------------------------------------ */
+
+http_conn *http_conn_add(imp_http *h, int fd)
+{
+    http_conn *c = imp_sys_calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->fd = fd;
+    imp_mutex_lock(h->mu);
+    c->next = h->conn;
+    if (c->next) c->next->prev = c;
+    h->conn = c;
+    if (!c->next) imp_cond_broadcast(h->cond);
+    imp_mutex_unlock(h->mu);
+    return c;
+}
+
+void http_conn_remove(imp_http *h, http_conn *c)
+{
+    if (!c) return;
+    imp_mutex_lock(h->mu);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        h->conn = c->next;
+    if (c->next) c->next->prev = c->prev;
+    imp_mutex_unlock(h->mu);
+    imp_sys_free(c);
+}
+
+void http_conn_set_busy(imp_http *h, http_conn *c, bool busy)
+{
+    if (!c) return;
+    imp_mutex_lock(h->mu);
+    c->busy = busy;
+    imp_mutex_unlock(h->mu);
+}
+
 /* ---- watcher --------------------------------------------------------------------------------------------- */
 
-/* Has the client of a waiting request gone? A byte that is there may be its next request. */
+/* Has the other side closed? A byte that is there may be its next request. */
+static bool at_end(int fd)
+{
+    char c;
+    ssize_t n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 static bool client_left(http_stream *s)
 {
     imp_mutex_lock(s->mu);
-    bool left = false;
-    if (s->fd >= 0 && s->call && !s->ended && !s->cancel_reason) {
-        char c;
-        ssize_t n = recv(s->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-        left = n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
-    }
+    bool left = s->fd >= 0 && s->call && !s->ended && !s->cancel_reason && at_end(s->fd);
     imp_mutex_unlock(s->mu);
     return left;
+}
+
+/* A shutdown is an event that libmicrohttpd does see: it then closes the connection. */
+static void close_left_connections(imp_http *h)
+{
+    for (http_conn *c = h->conn; c; c = c->next)
+        if (!c->busy && c->fd >= 0 && at_end(c->fd)) (void)shutdown(c->fd, SHUT_RDWR);
 }
 
 static bool is_slow(http_stream *s)
@@ -88,8 +134,14 @@ static bool is_slow(http_stream *s)
 static void watch(void *arg)
 {
     imp_http *h = arg;
+    uint64_t idle_ns = 0; /* when idle connections were last looked at */
     imp_mutex_lock(h->mu);
     while (!h->stop) {
+        uint64_t now = imp_now_ns();
+        if (now - idle_ns >= IMP_HTTP_IDLE_MS * 1000000ull) {
+            close_left_connections(h);
+            idle_ns = now;
+        }
         for (http_stream *s = h->active; s; s = s->next) {
             if (is_slow(s)) {
                 http_stream_cancel(s, IMP_API_SLOW);
@@ -100,6 +152,8 @@ static void watch(void *arg)
         }
         if (h->active)
             (void)imp_cond_wait_ms(h->cond, h->mu, IMP_HTTP_WATCH_MS);
+        else if (h->conn)
+            (void)imp_cond_wait_ms(h->cond, h->mu, IMP_HTTP_IDLE_MS);
         else
             imp_cond_wait(h->cond, h->mu);
     }
@@ -173,6 +227,7 @@ imp_status imp_http_start(imp_engine *engine, const imp_http_config *config, imp
     h->max_body = config->max_body_bytes ? config->max_body_bytes : 32u << 20;
     h->max_total = config->max_total_bytes ? config->max_total_bytes : 8 * h->max_body;
     h->max_unsent = config->max_unsent_bytes ? config->max_unsent_bytes : 16u << 20;
+    h->idle_s = config->idle_s ? config->idle_s : 60;
     imp_status st = imp_mutex_new(&h->mu);
     if (st == IMP_OK) st = imp_cond_new(&h->cond);
     if (st != IMP_OK)

@@ -28,6 +28,8 @@ http_stream *http_stream_new(imp_http *h, struct MHD_Connection *conn, const cha
     s->h = h;
     s->conn = conn;
     s->fd = info ? info->connect_fd : -1;
+    info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    s->link = info ? info->socket_context : NULL;
     s->t0_ns = imp_now_ns();
     s->is_head = strcmp(method, "HEAD") == 0;
     atomic_init(&s->refs, 1);

@@ -1,0 +1,383 @@
+/* tests/api/fake_engine.h - an engine without a model, for tests of the API and HTTP layers.
+ *
+ * Place:   included by exactly one file of a test program; it defines every function of impetus.h that the engine
+ *          has, so that the linker takes none of the real one.
+ * Idea:    a byte is a token, 256 and 257 are the special tokens before and after a text. One thread makes a step
+ *          every g_fake.step_us: each request gets one token. What comes out depends on the prompt alone. */
+#ifndef IMP_FAKE_ENGINE_H
+#define IMP_FAKE_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "impetus.h"
+
+enum { FAKE_VOCAB = 258, FAKE_CTX = 4096, FAKE_DIM = 8 };
+
+struct imp_model {
+    imp_model_info info;
+};
+
+typedef struct fake_request {
+    struct fake_request *next;
+    uint64_t id;
+    imp_request rq; /* ids, n_ids are copies */
+    const imp_model *m;
+    uint32_t n_out, limit, n_wait;
+    uint64_t state;
+    bool cancel;
+} fake_request;
+
+struct imp_engine {
+    pthread_mutex_t mu;
+    pthread_cond_t cond;
+    pthread_t thread;
+    fake_request *list;
+    uint64_t next_id;
+    bool stop;
+    imp_stats stats;
+    imp_model model[2];
+};
+
+/* What a test sets and looks at. */
+static struct {
+    _Atomic unsigned step_us;       /* between steps */
+    _Atomic int submit_status;      /* not OK: every submit is refused with it */
+    _Atomic unsigned fail_after;    /* n tokens, then an error that names a file; 0: never */
+    _Atomic unsigned n_piece;       /* bytes of a token's text; 0: 1 */
+    _Atomic unsigned prefill_steps; /* steps before the first token */
+    _Atomic uint64_t n_step, n_cancel_call;
+    _Atomic unsigned n_running, peak_running;
+    pthread_mutex_t mu;
+    imp_request last; /* of the last submit; pointers are dead */
+    float last_bias;
+    size_t last_n_ids;
+    char last_stop[64];
+} g_fake = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+static uint64_t fake_mix(uint64_t x)
+{
+    x ^= x >> 33;
+    x *= 0xff51afd7ed558ccdull;
+    return x ^ x >> 29;
+}
+
+static uint64_t fake_hash(const int32_t *ids, size_t n)
+{
+    uint64_t h = 1;
+    for (size_t i = 0; i < n; i++) h = fake_mix(h * 31 + (uint64_t)ids[i]);
+    return h;
+}
+
+/* ---- the scheduler's thread ---- */
+
+static void fake_embed(fake_request *r)
+{
+    const int32_t *ids = r->rq.ids;
+    size_t dim = r->rq.dimensions ? r->rq.dimensions : FAKE_DIM;
+    for (size_t i = 0; i < r->rq.n_input; i++) {
+        float v[FAKE_DIM];
+        uint64_t h = fake_hash(ids, r->rq.n_ids[i]);
+        for (size_t k = 0; k < FAKE_DIM; k++) v[k] = (float)((double)(fake_mix(h + k) >> 11) * 0x1p-53 - 0.5);
+        imp_event ev = {.kind = IMP_EVENT_EMBEDDING, .index = i, .vector = v, .n_vector = dim};
+        r->rq.on_event(r->rq.user, r->id, &ev);
+        ids += r->rq.n_ids[i];
+    }
+}
+
+static void fake_token(fake_request *r)
+{
+    char text[65536];
+    unsigned n = g_fake.n_piece ? g_fake.n_piece : 1;
+    r->state = fake_mix(r->state + r->n_out);
+    char c = (char)('a' + r->state % 26);
+    memset(text, c, n);
+    imp_token_prob tok = {c, -0.5f}, top[32];
+    for (int j = 0; j < 32; j++) top[j] = (imp_token_prob){'a' + j % 26, -0.5f - (float)j};
+    imp_event ev = {.kind = IMP_EVENT_TEXT, .text = text, .n_text = n};
+    if (r->rq.want_logprobs) {
+        ev.tokens = &tok;
+        ev.n_tokens = 1;
+        ev.top = top;
+        ev.n_top = r->rq.n_logprobs;
+    }
+    r->n_out++;
+    r->rq.on_event(r->rq.user, r->id, &ev);
+}
+
+/* One step of one request; true: it has ended. */
+static bool fake_step(fake_request *r, bool cancel)
+{
+    imp_error err = {0};
+    imp_event done = {.kind = IMP_EVENT_DONE, .error = &err};
+    bool end = true;
+    if (cancel) {
+        done.finish = IMP_FINISH_CANCELLED;
+        err.status = IMP_CANCELLED;
+    } else if (r->rq.kind == IMP_REQUEST_EMBED) {
+        fake_embed(r);
+        done.finish = IMP_FINISH_STOP;
+    } else if (g_fake.fail_after && r->n_out >= g_fake.fail_after) {
+        done.finish = IMP_FINISH_ERROR;
+        err.status = IMP_IO;
+        strcpy(err.text, "reading /secret/path/model.gguf failed at 0x7ffdeadbeef0 in kv_pool.c");
+    } else if (r->n_out >= r->limit) {
+        done.finish = IMP_FINISH_LENGTH;
+    } else {
+        if (r->n_wait >= g_fake.prefill_steps)
+            fake_token(r);
+        else
+            r->n_wait++;
+        end = false;
+    }
+    if (!end) return false;
+    if (done.finish == IMP_FINISH_STOP || done.finish == IMP_FINISH_LENGTH) done.error = NULL;
+    done.usage = (imp_usage){.n_prompt = (uint32_t)r->rq.n_ids[0], .n_generated = r->n_out};
+    r->rq.on_event(r->rq.user, r->id, &done);
+    return true;
+}
+
+static void fake_free(fake_request *r)
+{
+    free((void *)r->rq.ids);
+    free((void *)r->rq.n_ids);
+    free(r);
+}
+
+static void *fake_run(void *arg)
+{
+    imp_engine *e = arg;
+    for (;;) {
+        pthread_mutex_lock(&e->mu);
+        while (!e->list && !e->stop) pthread_cond_wait(&e->cond, &e->mu);
+        if (!e->list && e->stop) break;
+        if (g_fake.n_running > g_fake.peak_running) atomic_store(&g_fake.peak_running, g_fake.n_running);
+        fake_request *r = e->list;
+        pthread_mutex_unlock(&e->mu);
+        /* only this thread removes, and new ones come at the head */
+        while (r) {
+            pthread_mutex_lock(&e->mu);
+            bool cancel = r->cancel || e->stop;
+            pthread_mutex_unlock(&e->mu);
+            bool end = fake_step(r, cancel);
+            pthread_mutex_lock(&e->mu);
+            fake_request *next = r->next;
+            if (end) {
+                fake_request **at = &e->list;
+                while (*at != r) at = &(*at)->next;
+                *at = next;
+                if (cancel)
+                    e->stats.n_cancelled++;
+                else
+                    e->stats.n_done++;
+                e->stats.n_generated_tok += r->n_out;
+                atomic_fetch_sub(&g_fake.n_running, 1);
+            }
+            pthread_mutex_unlock(&e->mu);
+            if (end) fake_free(r);
+            r = next;
+        }
+        atomic_fetch_add(&g_fake.n_step, 1);
+        unsigned us = g_fake.step_us;
+        if (us) usleep(us);
+    }
+    pthread_mutex_unlock(&e->mu);
+    return NULL;
+}
+
+/* ---- impetus.h ---- */
+
+imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err)
+{
+    (void)config;
+    (void)err;
+    imp_engine *e = calloc(1, sizeof *e);
+    pthread_mutex_init(&e->mu, NULL);
+    pthread_cond_init(&e->cond, NULL);
+    e->model[0].info = (imp_model_info){.id = "fake",
+                                        .path = "/secret/path/fake.gguf",
+                                        .arch = "llama",
+                                        .type = "q4_0",
+                                        .device = "cpu",
+                                        .template_id = "plain",
+                                        .n_param = 1100000000,
+                                        .n_vocab = FAKE_VOCAB,
+                                        .n_ctx = FAKE_CTX,
+                                        .can_generate = true,
+                                        .created = 1700000000};
+    e->model[1].info = (imp_model_info){.id = "emb",
+                                        .path = "/secret/path/emb",
+                                        .arch = "bert",
+                                        .type = "f32",
+                                        .device = "cpu",
+                                        .n_vocab = FAKE_VOCAB,
+                                        .n_ctx = 64,
+                                        .can_embed = true,
+                                        .embed_dim = FAKE_DIM,
+                                        .created = 1700000000};
+    pthread_create(&e->thread, NULL, fake_run, e);
+    *out = e;
+    return IMP_OK;
+}
+
+void imp_engine_free(imp_engine *e)
+{
+    pthread_mutex_lock(&e->mu);
+    e->stop = true;
+    pthread_cond_broadcast(&e->cond);
+    pthread_mutex_unlock(&e->mu);
+    pthread_join(e->thread, NULL);
+    pthread_mutex_destroy(&e->mu);
+    pthread_cond_destroy(&e->cond);
+    free(e);
+}
+
+size_t imp_engine_models(imp_engine *e, imp_model **out, size_t cap)
+{
+    for (size_t i = 0; i < 2 && i < cap; i++) out[i] = &e->model[i];
+    return 2;
+}
+
+imp_model *imp_engine_find(imp_engine *e, const char *id)
+{
+    for (size_t i = 0; i < 2; i++)
+        if (strcmp(e->model[i].info.id, id) == 0) return &e->model[i];
+    return NULL;
+}
+
+const imp_model_info *imp_model_get_info(const imp_model *m)
+{
+    return &m->info;
+}
+
+imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **out,
+                        size_t *out_n, imp_error *err)
+{
+    (void)err;
+    bool special = flags & IMP_TOK_ADD_SPECIAL, both = special && m->info.can_embed;
+    int32_t *ids = malloc((n + 3) * sizeof *ids);
+    size_t k = 0;
+    if (special) ids[k++] = 256;
+    for (size_t i = 0; i < n; i++) ids[k++] = (unsigned char)text[i];
+    if (both) ids[k++] = 257;
+    *out = ids;
+    *out_n = k;
+    return IMP_OK;
+}
+
+imp_status imp_detokenize(const imp_model *m, const int32_t *ids, size_t n, bool special, char **out,
+                          size_t *out_n, imp_error *err)
+{
+    (void)m;
+    (void)special;
+    (void)err;
+    char *s = malloc(n + 1);
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 256) s[k++] = (char)ids[i];
+    s[k] = 0;
+    *out = s;
+    *out_n = k;
+    return IMP_OK;
+}
+
+const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n)
+{
+    (void)m;
+    static const char one[] = "x";
+    *n = id < 256;
+    return id < FAKE_VOCAB ? one : NULL;
+}
+
+imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n, char **out, imp_error *err)
+{
+    (void)err;
+    (void)m;
+    size_t len = 16;
+    for (size_t i = 0; i < n; i++) len += strlen(msgs[i].role) + strlen(msgs[i].content) + 4;
+    char *s = calloc(1, len);
+    for (size_t i = 0; i < n; i++) {
+        strcat(s, msgs[i].role);
+        strcat(s, ": ");
+        strcat(s, msgs[i].content);
+        strcat(s, "\n");
+    }
+    *out = s;
+    return IMP_OK;
+}
+
+void imp_sampling_default(imp_sampling *s)
+{
+    *s = (imp_sampling){.temperature = 0.8f,
+                        .top_k = 40,
+                        .top_p = 0.95f,
+                        .min_p = 0.05f,
+                        .repeat_penalty = 1,
+                        .repeat_last_n = 64,
+                        .seed = UINT64_MAX};
+}
+
+static imp_status fake_refuse(int status, imp_error *err)
+{
+    if (err) {
+        err->status = status;
+        strcpy(err->text, status == IMP_TOO_LARGE ? "the prompt has 5000 tokens; the context holds 4096"
+                                                  : "open /secret/path failed");
+        strcpy(err->field, "");
+    }
+    return status;
+}
+
+imp_status imp_submit(imp_model *m, const imp_request *rq, uint64_t *out_id, imp_error *err)
+{
+    imp_engine *e = m->info.can_generate ? (imp_engine *)((char *)m - offsetof(imp_engine, model))
+                                         : (imp_engine *)((char *)(m - 1) - offsetof(imp_engine, model));
+    size_t n = 0;
+    for (size_t i = 0; i < rq->n_input; i++) n += rq->n_ids[i];
+    pthread_mutex_lock(&g_fake.mu);
+    g_fake.last = *rq;
+    g_fake.last_bias = rq->sampling.n_bias ? rq->sampling.bias[0].bias : 0;
+    g_fake.last_n_ids = n;
+    strncpy(g_fake.last_stop, rq->n_stop ? rq->stop[rq->n_stop - 1] : "", sizeof g_fake.last_stop - 1);
+    pthread_mutex_unlock(&g_fake.mu);
+    if (g_fake.submit_status) return fake_refuse(g_fake.submit_status, err);
+    for (size_t i = 0; i < rq->n_input; i++)
+        if (rq->n_ids[i] > m->info.n_ctx) return fake_refuse(IMP_TOO_LARGE, err);
+    fake_request *r = calloc(1, sizeof *r);
+    r->rq = *rq;
+    r->rq.ids = memcpy(malloc(n * 4 + 1), rq->ids, n * 4);
+    r->rq.n_ids = memcpy(malloc(rq->n_input * sizeof(size_t)), rq->n_ids, rq->n_input * sizeof(size_t));
+    r->m = m;
+    r->state = fake_hash(rq->ids, n);
+    r->limit = rq->max_tok ? rq->max_tok : 8;
+    pthread_mutex_lock(&e->mu);
+    *out_id = r->id = ++e->next_id;
+    r->next = e->list;
+    e->list = r;
+    e->stats.n_request++;
+    atomic_fetch_add(&g_fake.n_running, 1);
+    pthread_cond_broadcast(&e->cond);
+    pthread_mutex_unlock(&e->mu);
+    return IMP_OK;
+}
+
+void imp_cancel(imp_engine *e, uint64_t id)
+{
+    atomic_fetch_add(&g_fake.n_cancel_call, 1);
+    pthread_mutex_lock(&e->mu);
+    for (fake_request *r = e->list; r; r = r->next)
+        if (r->id == id) r->cancel = true;
+    pthread_mutex_unlock(&e->mu);
+}
+
+void imp_engine_get_stats(imp_engine *e, imp_stats *out)
+{
+    pthread_mutex_lock(&e->mu);
+    *out = e->stats;
+    pthread_mutex_unlock(&e->mu);
+}
+
+#endif
