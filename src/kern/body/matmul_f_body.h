@@ -8,7 +8,8 @@
 #ifndef IMP_KERN_MATMUL_F_BODY_H
 #define IMP_KERN_MATMUL_F_BODY_H
 
-enum { F_NW = 4, F_NX = 4, F_NW_VEC = 8 }; /* rows of w, rows of x; rows of w for a single x */
+/* Rows of w for several rows of x (as many as registers hold), rows of x, rows of w for a single x. */
+enum { F_NW = W == 8 ? 2 : 4, F_NX = 4, F_NW_VEC = 8 };
 
 typedef vf (*load_fn)(const void *p);
 typedef vf (*loadn_fn)(const void *p, size_t n);

@@ -68,6 +68,16 @@ struct q_job {
 };
 typedef void (*q_tile_fn)(const struct q_job *job);
 
+/* With one row of x the weights come from memory: ask for unit u of block b of the nw rows that follow these. Rows are
+ * too short, and too many side by side, for the CPU's own prefetching. */
+IMP_INLINE void q_prefetch(const struct q_job *job, struct q_type t, size_t b, uint32_t u, uint32_t nw)
+{
+    const uint8_t *p =
+        job->w + nw * job->w_stride + b * t.block_bytes + u * (t.block_bytes / t.unit_per_block);
+    IMP_UNROLL
+    for (uint32_t j = 0; j < nw; j++) __builtin_prefetch(p + j * job->w_stride);
+}
+
 /* One type's tiles by the log2 of their rows of x; `wide` takes n_wide rows of w, `one` a single row. */
 struct q_tiles {
     uint32_t nx_max;

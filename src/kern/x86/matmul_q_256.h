@@ -158,6 +158,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
         IMP_UNROLL
         for (uint32_t u = 0; u < t.unit_per_block; u++) {
             struct unit w[4];
+            if (nx == 1) q_prefetch(job, t, b, u, nw);
             IMP_UNROLL
             for (uint32_t j = 0; j < nw; j++)
                 unit(job->w + j * job->w_stride + b * t.block_bytes, &p[j], u, false, &w[j]);
