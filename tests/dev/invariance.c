@@ -198,6 +198,90 @@ static void test_kv_copy(void **state)
     }
 }
 
+/* ---- phases ------------------------------------------------------------------------------------------- */
+
+/* Whether each thread's share of a and b is the same, whatever the rows and threads of a step. */
+static bool same_share(const cpu_op *a, const cpu_op *b)
+{
+    for (uint32_t n_thread = 2; n_thread <= 5; n_thread++) {
+        for (uint32_t n_row = 1; n_row <= 9; n_row += 2) {
+            cpu_step s = {.n_row = {n_row + 2, n_row, n_row + 1}, .n_thread = n_thread};
+            for (uint32_t t = 0; t < n_thread; t++) {
+                cpu_part p = imp_cpu_part(&s, a, t), q = imp_cpu_part(&s, b, t);
+                bool all_rows = p.r1 - p.r0 == s.n_row[a->rows] * a->row_mul &&
+                                q.r1 - q.r0 == s.n_row[b->rows] * b->row_mul;
+                bool all_cols = p.c1 - p.c0 == a->n && q.c1 - q.c0 == b->n;
+                bool rows = p.r0 == q.r0 && p.r1 == q.r1;
+                bool cols = a->n == b->n && p.c0 == q.c0 && p.c1 == q.c1;
+                if (!(rows && cols) && !(rows && all_cols) && !(cols && all_rows)) return false;
+            }
+        }
+    }
+    return a->split != CPU_OWN && b->split != CPU_OWN;
+}
+
+static bool overlap(const cpu_exec *x, uint32_t a, uint32_t b)
+{
+    const cpu_buf *p = &x->buf[a], *q = &x->buf[b];
+    return a != 0 && b != 0 && p->at < q->at + q->bytes && q->at < p->at + p->bytes;
+}
+
+/* `w` writes memory that `o` (of the same phase) reads or writes: it must be the same buffer and the same share. */
+static void check_pair(const cpu_exec *x, const cpu_op *w, const cpu_op *o)
+{
+    const uint32_t wrote[2] = {w->out.buf, w->q8.buf};
+    for (int k = 0; k < 2; k++) {
+        for (uint32_t i = 0; i < o->n_in + 2; i++) {
+            uint32_t other = i < o->n_in ? o->in[i].buf : i == o->n_in ? o->out.buf : o->q8.buf;
+            if (!overlap(x, wrote[k], other)) continue;
+            assert_int_equal(wrote[k], other);
+            assert_true(same_share(w, o));
+            assert_false(i < o->n_in && o->reads_all);
+        }
+    }
+}
+
+static void check_phases(const imp_graph *g)
+{
+    imp_device *d = open_dev("cpu", 2);
+    imp_exec *base = compile(d, g, test_limits(IMP_F32));
+    const cpu_exec *x = (const cpu_exec *)base;
+    for (uint32_t i = 0; i < x->n_op; i++) {
+        for (uint32_t j = i + 1; j < x->n_op && !x->op[j].barrier; j++) {
+            check_pair(x, &x->op[i], &x->op[j]);
+            check_pair(x, &x->op[j], &x->op[i]);
+        }
+    }
+    d->ops->exec_free(base);
+    d->ops->close(d);
+}
+
+/* Between two barriers no thread touches what another one writes, in all models and where a layer's own input dies. */
+static void test_phases(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < IMP_COUNT(models); m++) {
+        fixture f = setup(m);
+        check_phases(f.g);
+        teardown(&f);
+    }
+    rig *r = rig_new(44);
+    imp_graph *encoder = tiny_model(r, (tiny){.no_cache = true, .full = true}, true), *g = imp_graph_new();
+    check_phases(encoder);
+    imp_val x = imp_g_embed(g, weight(r, g, IMP_F32, N_VOCAB, 64, 1), IMP_BY_TOKEN, 0);
+    for (int i = 0; i < 3; i++)
+        x = imp_g_add(g, x, imp_g_linear(g, x, weight(r, g, IMP_F32, 64, 64, 0.1f), 0));
+    x = imp_g_linear(g, imp_g_linear(g, x, weight(r, g, IMP_F32, 64, 64, 0.1f), 0),
+                     weight(r, g, IMP_F32, 64, 64, 1), 0);
+    imp_g_output(
+        g, imp_g_gather(g, imp_g_glu(g, imp_g_slice(g, x, 32, 32), imp_g_slice(g, x, 0, 32), IMP_ACT_RELU)));
+    finish(g);
+    check_phases(g);
+    imp_graph_free(encoder);
+    imp_graph_free(g);
+    rig_free(r);
+}
+
 /* ---- textbook attention ------------------------------------------------------------------------------- */
 
 /* y = softmax(q K^T / sqrt(d)) V for one row and head, keys 0..n-1; everything in double. */
@@ -272,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_encoder_batched),
         cmocka_unit_test(test_kv_copy),
         cmocka_unit_test(test_textbook_attention),
+        cmocka_unit_test(test_phases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

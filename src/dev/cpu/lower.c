@@ -121,15 +121,13 @@ static void adopt(lower *l, cpu_op *op, uint32_t grain)
     }
 }
 
-/* Whether thread-private: what op reads of this phase was written by an op of the same cut at the same columns. */
+/* What op reads of this phase was written by ops of the same cut, so that each thread reads what it wrote itself. (A
+ * slice cannot deceive: it has fewer columns than its buffer, unless it is the whole.) */
 static bool fits_phase(const lower *l, const cpu_op *op)
 {
     for (uint32_t i = 0; i < op->n_in; i++) {
         const cpu_op *w = writer(l, op->in[i].buf);
-        if (w == NULL) continue;
-        if (op->reads_all || !same_cut(w, op)) return false;
-        bool whole_rows = op->split == CPU_ROWS;
-        if (!whole_rows && (w->out.buf != op->in[i].buf || w->out.off != op->in[i].off)) return false;
+        if (w != NULL && (op->reads_all || !same_cut(w, op))) return false;
     }
     return true;
 }
