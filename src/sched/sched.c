@@ -160,6 +160,13 @@ bool imp_sched_cancel(imp_sched *s, uint64_t id)
     return found;
 }
 
+/* Locked. What only the scheduler thread may look at, copied for everybody. */
+static void publish(imp_sched *s)
+{
+    s->stats.n_running = s->running.n + s->embedding.n;
+    s->stats.kv_block_used = s->kv.n_block - s->kv.n_free;
+}
+
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err)
 {
     imp_mutex_lock(s->lock);
@@ -214,8 +221,7 @@ static void take_in(imp_sched *s)
 void imp_sched_publish(imp_sched *s)
 {
     imp_mutex_lock(s->lock);
-    s->stats.n_running = s->running.n + s->embedding.n;
-    s->stats.kv_block_used = s->kv.n_block - s->kv.n_free;
+    publish(s);
     imp_mutex_unlock(s->lock);
 }
 
