@@ -69,8 +69,8 @@ imp_status app_load(app *a, const char *model, const char *id, imp_model **out)
     IMP_TRY(imp_engine_load(a->engine, path, id, out, &a->err));
     const imp_model_info *i = imp_model_get_info(*out);
     if (i->n_ctx_train && i->n_ctx > i->n_ctx_train)
-        imp_log(IMP_LOG_WARN, "%s: a context of %u is beyond the %u tokens the model was made for", i->id, i->n_ctx,
-                i->n_ctx_train);
+        imp_log(IMP_LOG_WARN, "%s: a context of %u is beyond the %u tokens the model was made for", i->id,
+                i->n_ctx, i->n_ctx_train);
     return IMP_OK;
 }
 

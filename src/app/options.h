@@ -112,7 +112,8 @@ typedef enum app_opt_type {
     X(EMBED, "embed", 0, TYPE_BOOL, 0, 0, NULL, "", C_(BENCH), "measure embeddings instead of text")         \
     X(PP, "prompt", 'p', TYPE_UINTS, 1, 1048576, "512", "N,...", C_(BENCH), "prompt lengths to measure")     \
     X(TG, "gen", 'n', TYPE_UINTS, 1, 1048576, "128", "N,...", C_(BENCH), "generated lengths to measure")     \
-    X(BATCHES, "batch", 'b', TYPE_UINTS, 1, 4096, "1", "B,...", C_(BENCH), "sequences at once (texts: default 1,32)")   \
+    X(BATCHES, "batch", 'b', TYPE_UINTS, 1, 4096, "1", "B,...", C_(BENCH),                                   \
+      "sequences at once (texts: default 1,32)")                                                             \
     X(DEPTHS, "depth", 'd', TYPE_UINTS, 0, 1048576, "0", "N,...", C_(BENCH),                                 \
       "tokens in the cache before generating")                                                               \
     X(TOKENS, "tokens", 0, TYPE_UINTS, 2, 1048576, "16,128", "N,...", C_(BENCH),                             \
