@@ -183,6 +183,7 @@ void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, cons
         s->stats.n_failed++;
     else
         s->stats.n_done++;
+    publish(s);
     imp_mutex_unlock(s->lock);
     imp_job_finish(j, finish, err);
     imp_job_free(j);
