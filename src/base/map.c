@@ -1,4 +1,12 @@
-/* base/map.c - bytes -> u32, open addressing with linear probing, at most 2/3 full. */
+/* base/map.c - bytes -> u32, open addressing with linear probing, at most 2/3 full.
+ *
+ * Idea:    the hash starts from a number drawn once a process, so that a file cannot bring names that all fall together. */
+#include <stdatomic.h>
+#include <unistd.h>
+#ifdef __APPLE__
+#include <sys/random.h>
+#endif
+
 #include "base/base.h"
 
 typedef struct entry {
@@ -11,6 +19,7 @@ typedef struct entry {
 struct imp_map {
     entry *slot;
     size_t n, cap; /* cap is a power of two */
+    uint64_t seed;
 };
 
 static uint64_t mix(uint64_t h)
@@ -30,11 +39,22 @@ uint64_t imp_hash(const void *p, size_t n, uint64_t seed)
     return mix(h);
 }
 
+static uint64_t process_seed(void)
+{
+    static _Atomic uint64_t seed;
+    uint64_t s = atomic_load(&seed), none = 0;
+    if (s != 0) return s;
+    if (getentropy(&s, sizeof s) != 0) s = imp_now_ns();
+    s |= 1;
+    return atomic_compare_exchange_strong(&seed, &none, s) ? s : none;
+}
+
 imp_map *imp_map_new(size_t expected)
 {
     if (expected > SIZE_MAX / (4 * sizeof(entry))) return NULL;
     imp_map *m = imp_sys_calloc(1, sizeof *m);
     if (m == NULL) return NULL;
+    m->seed = process_seed();
     m->cap = 16;
     while (m->cap < expected + expected / 2) m->cap *= 2;
     m->slot = imp_sys_calloc(m->cap, sizeof *m->slot);
@@ -66,7 +86,7 @@ static entry *find(const imp_map *m, const void *key, size_t n_key, uint64_t has
 
 static imp_status grow(imp_map *m)
 {
-    imp_map big = {.n = m->n, .cap = m->cap * 2};
+    imp_map big = {.n = m->n, .cap = m->cap * 2, .seed = m->seed};
     big.slot = imp_sys_calloc(big.cap, sizeof *big.slot);
     if (big.slot == NULL) return IMP_NOMEM;
     for (size_t i = 0; i < m->cap; i++)
@@ -80,7 +100,7 @@ static imp_status grow(imp_map *m)
 imp_status imp_map_put(imp_map *m, const void *key, size_t n_key, uint32_t value)
 {
     if ((m->n + 1) * 3 > m->cap * 2) IMP_TRY(grow(m));
-    uint64_t hash = imp_hash(key, n_key, 0);
+    uint64_t hash = imp_hash(key, n_key, m->seed);
     entry *e = find(m, key, n_key, hash);
     if (e->key != NULL) return IMP_INVALID;
     *e = (entry){.key = key != NULL ? key : "", .n_key = n_key, .hash = hash, .value = value};
@@ -90,7 +110,7 @@ imp_status imp_map_put(imp_map *m, const void *key, size_t n_key, uint32_t value
 
 bool imp_map_get(const imp_map *m, const void *key, size_t n_key, uint32_t *out)
 {
-    const entry *e = find(m, key, n_key, imp_hash(key, n_key, 0));
+    const entry *e = find(m, key, n_key, imp_hash(key, n_key, m->seed));
     if (e->key == NULL) return false;
     *out = e->value;
     return true;
