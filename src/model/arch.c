@@ -1,7 +1,8 @@
 /* model/arch.c - the architectures we know: what each is made of and how folders spell its tensors.
  *
- * Place:   read by every file of this folder; no code depends on an architecture's name elsewhere.
- * Idea:    one row an architecture and kind of file. Decoders share one builder, so a new one is mostly a row.
+ * Place:   read by every file of this folder. Builders look at these flags alone; only the two readers of configurations
+ *          compare names, for defaults that a single model has.
+ * Idea:    one row an architecture. Decoders share one builder, so a new one is mostly a row.
  * Source:  the models' own configuration and modelling code (Hugging Face); GGUF's architecture names and RoPE
  *          layouts as llama.cpp writes them: its converter permutes Q and K of "llama" files only. */
 #include "model/model_int.h"

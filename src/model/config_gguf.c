@@ -6,6 +6,7 @@
  * Source:  the key names and defaults of GGUF files as llama.cpp writes and reads them. */
 #include "model/model_int.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -346,9 +347,25 @@ static imp_status read_pooling(const reader *r)
     return IMP_OK;
 }
 
+/* Adapters and one part of several are GGUF files too, but no model by themselves. */
+static imp_status refuse_partial(const imp_gguf *g, imp_error *err)
+{
+    imp_str type;
+    uint64_t n_part;
+    if (imp_gguf_u64(g, "split.count", &n_part) && n_part > 1)
+        return imp_fail_field(
+            err, IMP_UNSUPPORTED, "split.count",
+            "the file is one of %" PRIu64 " parts of a model; join them into one file first", n_part);
+    if (imp_gguf_str(g, "general.type", &type) && !(type.n == 5 && memcmp(type.p, "model", 5) == 0))
+        return imp_fail_field(err, IMP_UNSUPPORTED, "general.type", "the file is of type %.*s, not a model",
+                              (int)IMP_MIN(type.n, (size_t)40), type.p);
+    return IMP_OK;
+}
+
 imp_status imp_spec_from_gguf(imp_net_source *src, imp_spec *s, imp_error *err)
 {
     imp_str name;
+    IMP_TRY(refuse_partial(src->gguf, err));
     if (!imp_gguf_str(src->gguf, "general.architecture", &name))
         return imp_fail_field(
             err, IMP_FORMAT, "general.architecture",

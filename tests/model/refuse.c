@@ -191,6 +191,7 @@ typedef struct gguf_case {
 
 static const gguf_case ggufs[] = {
     {"gguf architecture", "llama", "general.architecture", 12, 0, "lamma", IMP_UNSUPPORTED, "lamma"},
+    {"gguf adapter", "llama", "general.type", 12, 0, "lorax", IMP_UNSUPPORTED, "type lorax, not a model"},
     {"gguf heads 0", "llama", "llama.attention.head_count", 4, 0, NULL, IMP_FORMAT, "head_count is 0"},
     {"gguf layers 0", "llama", "llama.block_count", 4, 0, NULL, IMP_FORMAT, "block_count is 0"},
     {"gguf layers 2^31", "llama", "llama.block_count", 4, 1u << 31, NULL, IMP_FORMAT,
@@ -282,9 +283,47 @@ static void test_faults(void **state)
     }
 }
 
+/* Bytes of the metadata and the directory at random: an error or a model, never a fault (sanitizers watch). */
+static void test_mutations(void **state)
+{
+    static const char *const names[] = {"mixtral", "phi3-longrope", "gemma3", "xlm-roberta"};
+    (void)state;
+    uint32_t seed = 20240607, n_ok = 0, n_bad = 0;
+    char path[256];
+    for (size_t m = 0; m < IMP_COUNT(names); m++) {
+        size_t n = 0;
+        snprintf(path, sizeof path, "tests/data/models/%s.gguf", names[m]);
+        uint8_t *file = read_all(path, &n);
+        assert_non_null(file);
+        size_t n_header = (size_t)(find_bytes(file, n, "blk.0.attn_output") - file);
+        snprintf(path, sizeof path, "%s/mutated.gguf", patch_dir);
+        for (int i = 0; i < 150; i++) {
+            uint8_t keep[4];
+            size_t at[4];
+            for (int k = 0; k < 4; k++) {
+                seed = seed * 1664525u + 1013904223u;
+                at[k] = (seed >> 4) % n_header;
+                keep[k] = file[at[k]];
+                file[at[k]] = (uint8_t)((k & 1) ? seed >> 24 : file[at[k]] ^ (1u << (seed >> 29)));
+            }
+            write_all(path, file, n);
+            for (int k = 3; k >= 0; k--) file[at[k]] = keep[k];
+            imp_net *net = NULL;
+            imp_error err = {0};
+            imp_status st = imp_net_open(path, 0, &net, &err);
+            assert_true((st == IMP_OK) == (net != NULL) && (st == IMP_OK || err.text[0] != 0));
+            st == IMP_OK ? n_ok++ : n_bad++;
+            imp_net_close(net);
+        }
+        free(file);
+    }
+    assert_true(n_bad > 100);
+    (void)n_ok;
+}
+
 int main(void)
 {
-    static struct CMUnitTest tests[IMP_COUNT(folders) + IMP_COUNT(ggufs) + 3];
+    static struct CMUnitTest tests[IMP_COUNT(folders) + IMP_COUNT(ggufs) + 4];
     size_t n = 0;
     for (size_t i = 0; i < IMP_COUNT(folders); i++)
         tests[n++] = (struct CMUnitTest){
@@ -294,6 +333,7 @@ int main(void)
             .name = ggufs[i].title, .test_func = test_gguf, .initial_state = (void *)&ggufs[i]};
     tests[n++] = (struct CMUnitTest){.name = "a vocabulary alone", .test_func = test_vocabulary_alone};
     tests[n++] = (struct CMUnitTest){.name = "no such path", .test_func = test_no_such_path};
+    tests[n++] = (struct CMUnitTest){.name = "mutated metadata", .test_func = test_mutations};
     tests[n++] = (struct CMUnitTest){.name = "every call fails in turn", .test_func = test_faults};
     return _cmocka_run_group_tests("model refusals", tests, n, patch_begin, patch_end);
 }
