@@ -39,7 +39,7 @@ static void head(imp_buf *b, const char *name, const char *type, const char *hel
 static void one(imp_buf *b, const char *name, const char *type, double value, const char *help)
 {
     head(b, name, type, help);
-    imp_buf_fmt(b, "%s %.17g\n", name, value);
+    imp_buf_fmt(b, "%s %.15g\n", name, value);
 }
 
 static void write_engine(imp_buf *b, const imp_stats *s)
