@@ -56,102 +56,105 @@ static const imp_merge_slot *merges_get(const imp_merges *m, uint32_t left, uint
 
 /* ---- heap of candidates ------------------------------------------------------------------------------------ */
 
-static bool before(const imp_merge_cand *a, const imp_merge_cand *b)
+enum { WAYS = 4 }; /* children of a node: four lie in one cache line */
+
+static void sift_down(imp_merge_cand *heap, size_t n, size_t i, imp_merge_cand c)
 {
-    return a->prio != b->prio ? a->prio < b->prio : a->pos < b->pos;
+    for (;;) {
+        size_t down = WAYS * i + 1, end = IMP_MIN(down + WAYS, n);
+        if (down >= n) break;
+        for (size_t k = down + 1; k < end; k++)
+            if (heap[k].key < heap[down].key) down = k;
+        if (heap[down].key >= c.key) break;
+        heap[i] = heap[down];
+        i = down;
+    }
+    heap[i] = c;
 }
 
-static imp_status heap_push(imp_tok_work *w, imp_merge_cand c)
+static void sift_up(imp_merge_cand *heap, size_t i, imp_merge_cand c)
 {
-    if (!imp_tok_grow((void **)&w->cand, &w->cand_cap, w->n_cand + 1, sizeof c)) return imp_tok_nomem(w->err);
-    size_t i = w->n_cand++;
     while (i > 0) {
-        size_t up = (i - 1) / 2;
-        if (!before(&c, &w->cand[up])) break;
-        w->cand[i] = w->cand[up];
+        size_t up = (i - 1) / WAYS;
+        if (heap[up].key <= c.key) break;
+        heap[i] = heap[up];
         i = up;
     }
-    w->cand[i] = c;
-    return IMP_OK;
+    heap[i] = c;
 }
 
 static imp_merge_cand heap_pop(imp_tok_work *w)
 {
     imp_merge_cand top = w->cand[0], last = w->cand[--w->n_cand];
-    size_t n = w->n_cand, i = 0;
-    for (;;) {
-        size_t down = 2 * i + 1;
-        if (down >= n) break;
-        if (down + 1 < n && before(&w->cand[down + 1], &w->cand[down])) down++;
-        if (!before(&w->cand[down], &last)) break;
-        w->cand[i] = w->cand[down];
-        i = down;
-    }
-    if (n) w->cand[i] = last;
+    if (w->n_cand) sift_down(w->cand, w->n_cand, 0, last);
     return top;
 }
 
 /* ---- pairs --------------------------------------------------------------------------------------------------- */
 
-/* A key that grows as the score falls. */
-static uint64_t score_prio(double score)
+/* Grows as the score falls; scores come from files as f32. */
+static uint32_t score_rank(double score)
 {
-    uint64_t u;
-    memcpy(&u, &score, sizeof u);
-    u = u >> 63 ? ~u : u | 0x8000000000000000u; /* grows with the score */
+    float f = (float)score;
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    u = u >> 31 ? ~u : u | 0x80000000u; /* grows with the score */
     return ~u;
 }
 
-/* May the symbols a and b (adjacent) merge, how soon, into what? */
-static bool pair(const imp_tok_work *w, const char *s, uint32_t a, uint32_t b, uint64_t *prio, uint32_t *id)
+/* May the symbol at a merge with the next one? How soon, into what? */
+static bool pair(const imp_tok_work *w, const char *s, uint32_t a, imp_merge_cand *out)
 {
     const imp_tokenizer *t = w->t;
-    const imp_merge_sym *x = &w->sym[a], *y = &w->sym[b];
+    const imp_merge_sym *x = &w->sym[a];
+    if (x->next == END) return false;
+    const imp_merge_sym *y = &w->sym[x->next];
+    size_t n = (size_t)x->n + y->n;
+    uint32_t rank, id;
     if (t->model == IMP_VOCAB_SPM_BPE) {
-        size_t n = (size_t)x->n + y->n;
         if (n > t->max_piece) return false;
-        uint32_t hit = imp_tok_lookup(t, s + x->off, n);
-        if (hit == TOK_NONE || (t->flag[hit] & TOK_F_HIDDEN)) return false;
-        *prio = score_prio(t->score[hit]);
-        *id = hit;
-        return true;
+        id = imp_tok_lookup(t, s + x->off, n);
+        if (id == TOK_NONE || (t->flag[id] & TOK_F_HIDDEN)) return false;
+        rank = score_rank(t->score[id]);
+    } else {
+        if (x->id == TOK_NONE || y->id == TOK_NONE) return false;
+        const imp_merge_slot *m = merges_get(&t->merges, x->id, y->id);
+        if (!m) return false;
+        rank = m->rank;
+        id = m->id;
     }
-    if (x->id == TOK_NONE || y->id == TOK_NONE) return false;
-    const imp_merge_slot *m = merges_get(&t->merges, x->id, y->id);
-    if (!m) return false;
-    *prio = m->rank;
-    *id = m->id;
+    *out = (imp_merge_cand){(uint64_t)rank << 32 | a, id, (uint32_t)n};
     return true;
 }
 
 static imp_status offer(imp_tok_work *w, const char *s, uint32_t a)
 {
-    uint64_t prio;
-    uint32_t id;
-    if (a == END || w->sym[a].next == END) return IMP_OK;
-    uint32_t b = w->sym[a].next;
-    if (!pair(w, s, a, b, &prio, &id)) return IMP_OK;
-    return heap_push(w, (imp_merge_cand){prio, a, w->sym[a].n + w->sym[b].n});
+    imp_merge_cand c;
+    if (a == END || !pair(w, s, a, &c)) return IMP_OK;
+    if (!imp_tok_grow((void **)&w->cand, &w->cand_cap, w->n_cand + 1, sizeof c)) return imp_tok_nomem(w->err);
+    sift_up(w->cand, w->n_cand++, c);
+    return IMP_OK;
 }
 
 static imp_status merge_all(imp_tok_work *w, const char *s, size_t n_sym)
 {
     w->n_cand = 0;
-    for (size_t i = 0; i + 1 < n_sym; i++) IMP_TRY(offer(w, s, (uint32_t)i));
+    if (!imp_tok_grow((void **)&w->cand, &w->cand_cap, n_sym, sizeof *w->cand)) return imp_tok_nomem(w->err);
+    for (size_t i = 0; i + 1 < n_sym; i++) w->n_cand += pair(w, s, (uint32_t)i, &w->cand[w->n_cand]);
+    for (size_t i = w->n_cand / WAYS + 1; i-- > 0;)
+        if (i < w->n_cand) sift_down(w->cand, w->n_cand, i, w->cand[i]);
     while (w->n_cand) {
         imp_merge_cand c = heap_pop(w);
-        imp_merge_sym *x = &w->sym[c.pos];
+        uint32_t at = (uint32_t)c.key;
+        imp_merge_sym *x = &w->sym[at];
         if (x->n == 0 || x->next == END || x->n + w->sym[x->next].n != c.size) continue;
-        uint64_t prio;
-        uint32_t id;
-        if (!pair(w, s, c.pos, x->next, &prio, &id)) continue;
         imp_merge_sym *y = &w->sym[x->next];
         x->n += y->n;
-        x->id = id;
+        x->id = c.id;
         x->next = y->next;
         y->n = 0;
-        if (x->next != END) w->sym[x->next].prev = c.pos;
-        IMP_TRY(offer(w, s, c.pos));
+        if (x->next != END) w->sym[x->next].prev = at;
+        IMP_TRY(offer(w, s, at));
         IMP_TRY(offer(w, s, x->prev));
     }
     return IMP_OK;

@@ -255,8 +255,8 @@ typedef struct imp_merge_sym {
 } imp_merge_sym;
 
 typedef struct imp_merge_cand {
-    uint64_t prio; /* smaller first */
-    uint32_t pos, size;
+    uint64_t key;      /* rank or falling score << 32 | place: the smallest merges first */
+    uint32_t id, size; /* what the pair becomes, and its bytes */
 } imp_merge_cand;
 
 typedef struct imp_best { /* the best way to cover the bytes before a position */

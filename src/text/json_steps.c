@@ -217,8 +217,11 @@ static imp_status norm_precompiled(imp_tokenizer *t, const json_t *j, const char
     imp_norm_step *s = imp_tok_add_norm(t, NORM_CHARSMAP);
     if (!s) return too_many("the normalizer", err);
     imp_buf raw = {0};
-    imp_status status = base64_decode(text, &raw) ? imp_charsmap_init(&s->map, t->arena, raw.data, raw.n, err)
-                                                  : bad_field(type, "precompiled_charsmap", err);
+    imp_status status;
+    if (base64_decode(text, &raw))
+        status = imp_charsmap_init(&s->map, t->arena, raw.data, raw.n, err);
+    else
+        status = raw.failed ? imp_tok_nomem(err) : bad_field(type, "precompiled_charsmap", err);
     imp_buf_deinit(&raw);
     return status;
 }

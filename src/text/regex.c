@@ -181,6 +181,10 @@ static imp_status compile(imp_regex *re, const imp_buf *text, imp_error *err)
                              &at, context);
     if (!re->code) {
         char why[160] = "";
+        if (code == PCRE2_ERROR_HEAP_FAILED || code == PCRE2_ERROR_NOMEMORY) {
+            status = imp_fail(err, IMP_NOMEM, "out of memory while compiling a regular expression");
+            goto done;
+        }
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
         status = imp_fail(err, IMP_FORMAT, "the tokenizer's regular expression is not valid: %s", why);
         goto done;
@@ -234,7 +238,6 @@ imp_match *imp_match_new(void)
     m->context = pcre2_match_context_create(general);
     m->stack = pcre2_jit_stack_create(32 * 1024, JIT_STACK_MAX, general);
     if (!m->data || !m->context) goto fail;
-    pcre2_set_match_limit(m->context, MATCH_LIMIT);
     pcre2_set_depth_limit(m->context, MATCH_LIMIT);
     pcre2_set_heap_limit(m->context, 64 * 1024); /* KiB */
     if (m->stack) pcre2_jit_stack_assign(m->context, NULL, m->stack);
@@ -259,10 +262,13 @@ imp_status imp_regex_find(const imp_regex *re, imp_match *m, const char *s, size
                           bool *found, size_t *begin, size_t *end, imp_error *err)
 {
     PCRE2_SPTR text = (PCRE2_SPTR)s;
+    /* a long run of spaces is tried and given back character by character, which is no sign of a hostile pattern */
+    pcre2_set_match_limit(m->context, (uint32_t)IMP_MIN(MATCH_LIMIT + 8 * (uint64_t)n, UINT32_MAX));
     int rc = re->jit ? pcre2_jit_match(re->code, text, n, start, 0, m->data, m->context)
                      : pcre2_match(re->code, text, n, start, PCRE2_NO_UTF_CHECK, m->data, m->context);
     *found = rc >= 0;
     if (rc == PCRE2_ERROR_NOMATCH) return IMP_OK;
+    if (rc == PCRE2_ERROR_NOMEMORY) return imp_fail(err, IMP_NOMEM, "out of memory in a regular expression");
     if (rc < 0)
         return imp_fail(err, IMP_INVALID,
                         "the tokenizer's regular expression gave up on this text (PCRE2 error %d)", rc);

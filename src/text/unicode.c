@@ -70,8 +70,9 @@ bool imp_uni_word(int32_t cp)
         return (cp >= '0' && cp <= '9') || (cp >= 'A' && cp <= 'Z') || cp == '_' || (cp >= 'a' && cp <= 'z');
     utf8proc_category_t c = category(cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ND) || c == UTF8PROC_CATEGORY_NL ||
-           c == UTF8PROC_CATEGORY_PC || cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
-           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
+           c == UTF8PROC_CATEGORY_PC || cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) ||
+           (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) ||
+           (cp >= 0x1F170 && cp <= 0x1F189);
 }
 
 size_t imp_uni_lower(int32_t cp, char out[8])
@@ -135,6 +136,7 @@ static void normalize_valid(utf8proc_option_t opt, const char *s, size_t n, imp_
 {
     int32_t *cp = NULL;
     size_t n_cp = 0, cap = 0;
+    if (!imp_tok_grow((void **)&cp, &cap, n + 16, sizeof *cp)) goto fail;
     for (size_t i = 0; i < n;) {
         int32_t c;
         i += imp_utf8_decode(s + i, n - i, &c);

@@ -12,6 +12,8 @@ static imp_status longest(imp_tok_work *w, const char *s, size_t n, size_t at, u
 {
     const imp_tokenizer *t = w->t;
     imp_vocab_str prefix = at ? t->cont : t->word;
+    if (prefix.n > t->max_piece) prefix.n = 0; /* no piece can start so */
+    n = IMP_MIN(n, at + t->max_piece - prefix.n);
     w->key.n = 0;
     imp_buf_add(&w->key, prefix.p, prefix.n);
     imp_buf_add(&w->key, s + at, n - at);
@@ -19,9 +21,7 @@ static imp_status longest(imp_tok_work *w, const char *s, size_t n, size_t at, u
     *id = TOK_NONE;
     for (size_t end = n; end > at && *id == TOK_NONE; end--) {
         if (end < n && ((uint8_t)s[end] & 0xC0) == 0x80) continue; /* inside a character */
-        size_t full = prefix.n + end - at;
-        if (full > t->max_piece) continue;
-        *id = imp_tok_lookup(t, w->key.data, full);
+        *id = imp_tok_lookup(t, w->key.data, prefix.n + end - at);
         *len = end - at;
     }
     return IMP_OK;
