@@ -172,16 +172,17 @@ static void run_part(struct check *c, const struct matmul_case *t, uint32_t row,
     guard_release(c, mark);
 }
 
-/* Q4_K adds scale * q and -min, which may cancel: the larger of three times the block's largest weight (what the two can
- * be when some q is near 0) and, for blocks of one repeated byte, the largest terms that the scales allow. */
+/* Q4_K and Q5_K add scale * q and -min, which may cancel: the larger of three times the block's largest weight (what the two
+ * can be when some q is near 0) and, for blocks of one repeated byte, the largest terms that the scales allow. */
 static double term_weight(const struct matmul_case *t, const float *w, uint32_t row, uint32_t i)
 {
-    if (t->w.dtype != IMP_Q4_K) return fabs((double)w[i]);
-    const uint8_t *b = (const uint8_t *)t->w.data + ((size_t)row * t->k + i) / 256 * 144;
-    if (b[16] == b[17] && b[17] == b[143]) {
+    if (t->w.dtype != IMP_Q4_K && t->w.dtype != IMP_Q5_K) return fabs((double)w[i]);
+    uint32_t bytes = imp_dtype_get(t->w.dtype)->block_bytes;
+    const uint8_t *b = (const uint8_t *)t->w.data + ((size_t)row * t->k + i) / 256 * bytes;
+    if (b[16] == b[17] && b[17] == b[bytes - 1]) {
         uint16_t d[2];
         memcpy(d, b, 4);
-        return 63 * 15 * fabs((double)imp_f16_to_f32(d[0])) + 63 * fabs((double)imp_f16_to_f32(d[1]));
+        return 63 * 31 * fabs((double)imp_f16_to_f32(d[0])) + 63 * fabs((double)imp_f16_to_f32(d[1]));
     }
     double max = 0;
     for (uint32_t j = i & ~31u; j < (i & ~31u) + 32; j++) max = fmax(max, fabs((double)w[j]));

@@ -84,6 +84,17 @@ IMP_INLINE void unit_q4_k(const uint8_t *b, const struct prep *p, uint32_t u, bo
     o->s[2] = o->s[3] = p->s[2 * u + 1];
 }
 
+IMP_INLINE void unit_q5_k(const uint8_t *b, const struct prep *p, uint32_t u, bool half, struct unit *o)
+{
+    unit_q4_k(b + 32, p, u, half, o);
+    IMP_UNROLL
+    for (uint32_t i = 0; i < 4; i++) {
+        uint8x16_t bit = vdupq_n_u8((uint8_t)(1u << (2 * u + i / 2)));
+        uint8x16_t five = vandq_u8(vtstq_u8(vld1q_u8(b + 16 + 16 * (i & 1)), bit), vdupq_n_u8(16));
+        o->q[i] = vorrq_s8(o->q[i], vreinterpretq_s8_u8(five));
+    }
+}
+
 IMP_INLINE void prep_q6_k(const uint8_t *b, struct prep *p)
 {
     float d = f16_of(b + 208);
@@ -184,6 +195,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 #define TYPE_q8_0 ((struct q_type){68, 1, false, false}), false, prep_none, unit_q8_0
 #define TYPE_q4_0 ((struct q_type){36, 1, false, false}), false, prep_none, unit_q4_0
 #define TYPE_q4_k ((struct q_type){144, 4, true, true}), false, prep_q4_k, unit_q4_k
+#define TYPE_q5_k ((struct q_type){176, 4, true, true}), false, prep_q4_k, unit_q5_k
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), true, prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
@@ -202,4 +214,5 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 Q_RUN(q8_0)
 Q_RUN(q4_0)
 Q_RUN(q4_k)
+Q_RUN(q5_k)
 Q_RUN(q6_k)

@@ -90,6 +90,20 @@ IMP_INLINE void unit_q4_k(const uint8_t *b, const struct prep *p, uint32_t u, bo
     o->s[1] = _mm256_set1_ps(p->s[2 * u + 1]);
 }
 
+/* Q5_K: as Q4_K with 32 bytes of fifth bits before the nibbles: bit i of byte j belongs to element 32 i + j. */
+IMP_INLINE __m256i fifth_256(__m256i bits, uint32_t i)
+{
+    __m256i bit = _mm256_set1_epi8((char)(1u << i));
+    return and_256(_mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit), 16);
+}
+IMP_INLINE void unit_q5_k(const uint8_t *b, const struct prep *p, uint32_t u, bool half, struct unit *o)
+{
+    __m256i bits = load_256(b + 16);
+    unit_q4_k(b + 32, p, u, half, o);
+    o->q[0] = _mm256_or_si256(o->q[0], fifth_256(bits, 2 * u));
+    o->q[1] = _mm256_or_si256(o->q[1], fifth_256(bits, 2 * u + 1));
+}
+
 /* Q6_K: ql[128], qh[64], int8 scales[16] (one for 16 weights), f16 d; weight = d * scale * (q - 32). Per half of 128:
  * elements 0-31 and 32-63 take the low nibbles of ql[0..31] and ql[32..63], 64-127 the high ones; qh[0..31] brings two
  * more bits for each of the four groups, from the lowest bits up. */
@@ -193,6 +207,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 #define TYPE_q8_0 ((struct q_type){68, 1, false, false}), prep_none, unit_q8_0
 #define TYPE_q4_0 ((struct q_type){36, 1, false, false}), prep_none, unit_q4_0
 #define TYPE_q4_k ((struct q_type){144, 4, true, true}), prep_q4_k, unit_q4_k
+#define TYPE_q5_k ((struct q_type){176, 4, true, true}), prep_q4_k, unit_q5_k
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
@@ -211,4 +226,5 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 Q_RUN(q8_0)
 Q_RUN(q4_0)
 Q_RUN(q4_k)
+Q_RUN(q5_k)
 Q_RUN(q6_k)

@@ -89,6 +89,15 @@ IMP_INLINE void unit_q4_k(const uint8_t *b, const struct prep *p, uint32_t u, bo
     o->s = halves(p->s, (int)(2 * u));
 }
 
+IMP_INLINE void unit_q5_k(const uint8_t *b, const struct prep *p, uint32_t u, bool half, struct unit *o)
+{
+    unit_q4_k(b + 32, p, u, half, o);
+    __m256i bits = load_256(b + 16);
+    __m512i both = join_256(_mm256_set1_epi8((char)(1u << 2 * u)), _mm256_set1_epi8((char)(2u << 2 * u)));
+    __mmask64 set = _mm512_test_epi8_mask(_mm512_broadcast_i64x4(bits), both);
+    o->q = _mm512_or_si512(o->q, _mm512_maskz_set1_epi8(set, 16));
+}
+
 IMP_INLINE void prep_q6_k(const uint8_t *b, struct prep *p)
 {
     __m512i sc = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 192)));
@@ -190,6 +199,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 #define TYPE_q8_0 ((struct q_type){68, 1, false, false}), prep_none, unit_q8_0
 #define TYPE_q4_0 ((struct q_type){36, 1, false, false}), prep_none, unit_q4_0
 #define TYPE_q4_k ((struct q_type){144, 4, true, true}), prep_q4_k, unit_q4_k
+#define TYPE_q5_k ((struct q_type){176, 4, true, true}), prep_q4_k, unit_q5_k
 #define TYPE_q6_k ((struct q_type){210, 4, false, false}), prep_q6_k, unit_q6_k
 
 #define Q_TILE(type, nx, nw)                                                                                 \
@@ -210,6 +220,7 @@ IMP_INLINE void q_tile(const struct q_job *job, uint32_t nx, uint32_t nw, struct
 Q_RUN(q8_0)
 Q_RUN(q4_0)
 Q_RUN(q4_k)
+Q_RUN(q5_k)
 Q_RUN(q6_k)
 
 #define VARIANT(type, id, k_multiple)                                                                        \
@@ -218,4 +229,5 @@ Q_RUN(q6_k)
 VARIANT(q8_0, IMP_Q8_0, 32)
 VARIANT(q4_0, IMP_Q4_0, 32)
 VARIANT(q4_k, IMP_Q4_K, 256)
+VARIANT(q5_k, IMP_Q5_K, 256)
 VARIANT(q6_k, IMP_Q6_K, 256)
