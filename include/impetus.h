@@ -223,6 +223,8 @@ typedef struct imp_request {
     const char *const *stop;
     size_t n_stop;
     bool ignore_eos;
+    bool fresh_text;        /* GENERATE: the answer stands by itself (a chat's), so a vocabulary's leading space is no part
+                               of it; false: it continues the prompt's text */
     uint32_t n_logprobs;    /* alternatives a token; with want_logprobs */
     bool want_logprobs;
     bool raw_embedding;     /* EMBED: true leaves out the model's normalisation */

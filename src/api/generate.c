@@ -316,6 +316,7 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->stop = p->stop_str;
     rq->n_stop = p->n_stop;
     rq->ignore_eos = p->ignore_eos;
+    rq->fresh_text = p->ep != EP_COMPLETION;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
     return IMP_OK;

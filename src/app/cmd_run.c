@@ -37,7 +37,8 @@ imp_status app_generate(app *a, imp_model *m, const char *prompt, size_t n, unsi
                      .max_tok = opt_u32(o, OPT_MAX_TOK),
                      .stop = o->v[OPT_STOP].strs,
                      .n_stop = o->v[OPT_STOP].n,
-                     .ignore_eos = opt_on(o, OPT_IGNORE_EOS)};
+                     .ignore_eos = opt_on(o, OPT_IGNORE_EOS),
+                     .fresh_text = !opt_on(o, OPT_RAW)};
     fill_sampling(o, &q.sampling);
     app_sink sink = {.text = write_text, .user = out};
     app_signals_catch(true);

@@ -4,6 +4,8 @@
  * Idea:    memory grows with the context, so the largest context that fits is found by bisection over whole KV blocks.
  *          The KV pool holds n_parallel full sequences when that fits and is not absurd (POOL_TOK), else less: at
  *          least one full sequence always, and the scheduler shares the rest. */
+#include <stdio.h>
+
 #include "plan/fit.h"
 
 enum {
@@ -92,6 +94,15 @@ static imp_status grow(imp_device *dev, const imp_net *net, const imp_fit_want *
     return IMP_OK;
 }
 
+static imp_status does_not_fit(const imp_fit_want *w, uint32_t n_ctx, uint64_t need, uint32_t largest,
+                               imp_error *err)
+{
+    char advice[96] = "this model does not fit on this machine";
+    if (largest > 0) (void)snprintf(advice, sizeof advice, "the largest context that fits is %u", largest);
+    return imp_fail_field(err, IMP_NO_FIT, "ctx", "a context of %u needs %.2f MB, %.2f MB are available; %s",
+                          n_ctx, (double)need / 1e6, (double)w->mem_bytes / 1e6, advice);
+}
+
 imp_status imp_fit_compute(imp_device *dev, const imp_net *net, const imp_fit_want *w, imp_fit *out,
                            imp_error *err)
 {
@@ -113,11 +124,8 @@ imp_status imp_fit_compute(imp_device *dev, const imp_net *net, const imp_fit_wa
         largest = (uint32_t)best;
         if (w->n_ctx != 0 || largest == 0) {
             out->memory.largest_ctx = largest;
-            return imp_fail_field(
-                err, IMP_NO_FIT, "ctx", "a context of %u needs %.2f GB, %.2f GB are available; %s",
-                largest == 0 ? least : want_ctx,
-                (double)(largest == 0 ? f.memory.total : out->memory.total) / 1e9, (double)w->mem_bytes / 1e9,
-                largest == 0 ? "this model does not fit on this machine" : "choose a smaller --ctx");
+            return does_not_fit(w, largest == 0 ? least : want_ctx,
+                                largest == 0 ? f.memory.total : out->memory.total, largest, err);
         }
     }
     uint64_t pool = (uint64_t)largest * w->n_parallel;

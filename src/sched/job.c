@@ -88,6 +88,7 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
     imp_sampler_init(&j->sampler, &j->r.sampling);
     imp_stop_init(&j->stop, j->r.stop, j->r.n_stop);
     if (tok != NULL) imp_detok_init(&j->detok, tok, false);
+    if (tok != NULL && !r->fresh_text) imp_detok_continue(&j->detok);
     *out = j;
     return IMP_OK;
 }

@@ -34,6 +34,7 @@ static uint64_t heap_now(void)
 static bool fix_heap(void)
 {
     if (!mallopt(M_MMAP_THRESHOLD, 1 << 30) || !mallopt(M_TRIM_THRESHOLD, 1 << 30)) return false;
+    if (!mallopt(M_ARENA_MAX, 1)) return false; /* a pool thread's first malloc would map one of its own */
     void *p = malloc(64 << 20);
     free(p);
     return p != NULL;
