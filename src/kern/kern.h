@@ -95,6 +95,8 @@ typedef struct imp_matmul {
 /* The best variant this CPU may run for weights of this type and inner size. Never NULL for a type that
  * imp_tensor_row_f32 decodes: the generic variant takes any k; NULL for types that are no weights. */
 const imp_matmul *imp_matmul_select(imp_dtype t, uint64_t k);
+/* The same among those that take x as f32: for results that int8 activations would round too much. */
+const imp_matmul *imp_matmul_select_f32(imp_dtype t, uint64_t k);
 /* All variants of this build in list order (the generic one first); NULL past the end. For tests and benchmarks. */
 const imp_matmul *imp_matmul_at(size_t i);
 

@@ -30,7 +30,7 @@ static bool can_run(uint64_t bits)
     return (imp_cpu_features() & bits) == bits;
 }
 
-const imp_matmul *imp_matmul_select(imp_dtype t, uint64_t k)
+static const imp_matmul *select_matmul(imp_dtype t, uint64_t k, bool f32_only)
 {
     const imp_dtype_info *info = imp_dtype_get(t);
     if (t != IMP_AFFINE && (info == NULL || info->to_f32 == NULL)) return NULL;
@@ -40,11 +40,21 @@ const imp_matmul *imp_matmul_select(imp_dtype t, uint64_t k)
         const imp_matmul *v = matmul_table[i];
         bool exact = v->dtype == t;
         if ((!exact && v->dtype != IMP_DTYPE_NONE) || k % v->k_multiple != 0 || !can_run(v->cpu)) continue;
-        if (best_exact && !exact) continue;
+        if ((best_exact && !exact) || (f32_only && v->x_form != IMP_X_F32)) continue;
         best = v;
         best_exact = exact;
     }
     return best;
+}
+
+const imp_matmul *imp_matmul_select(imp_dtype t, uint64_t k)
+{
+    return select_matmul(t, k, false);
+}
+
+const imp_matmul *imp_matmul_select_f32(imp_dtype t, uint64_t k)
+{
+    return select_matmul(t, k, true);
 }
 
 const imp_matmul *imp_matmul_at(size_t i)
