@@ -162,6 +162,10 @@ imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, im
     }
     imp_model **list, *found = NULL;
     size_t n = imp_api_list(a, &list), n_fit = 0;
+    if (!list) {
+        (void)imp_fail(err, IMP_NOMEM, "out of memory");
+        return NULL;
+    }
     for (size_t i = 0; i < n; i++) {
         if (!suits(imp_model_get_info(list[i]), embed)) continue;
         n_fit++;

@@ -292,8 +292,7 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
     st = submit(e, &err);
     imp_sys_free(e->ids); /* the engine has its copy */
     e->ids = NULL;
-    json_decref(e->p.root);
-    e->p.root = NULL;
+    imp_api_json_release(&e->p.root);
     imp_call_go(&e->base, st == IMP_OK ? NULL : &err);
     return &e->base;
 }

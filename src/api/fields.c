@@ -317,8 +317,7 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
 
 void imp_api_params_deinit(imp_api_params *p)
 {
-    if (p->root) json_decref(p->root);
-    p->root = NULL;
+    imp_api_json_release(&p->root);
     imp_arena_free(p->arena);
     p->arena = NULL;
 }

@@ -404,8 +404,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     else
         st = submit_all(g, &err);
     drop_prompts(g);
-    json_decref(g->p.root); /* the engine has its copies */
-    g->p.root = NULL;
+    imp_api_json_release(&g->p.root); /* the engine has its copies */
     imp_call_go(&g->base, st == IMP_OK ? NULL : &err);
     return &g->base;
 }

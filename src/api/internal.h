@@ -63,6 +63,10 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
 void imp_api_params_deinit(imp_api_params *p);
 /* json_in.c: bytes to a JSON object within the limits above. */
 imp_status imp_api_json(const char *body, size_t n, json_t **out, imp_error *err);
+/* Free the tree; on the thread that parsed it, before that parses another. NULL is allowed. */
+void imp_api_json_release(json_t **root);
+void *imp_api_json_alloc(size_t n); /* jansson's malloc and free */
+void imp_api_json_free(void *p);
 /* fields.c: every field against the table. */
 imp_status imp_api_fields(imp_api_params *p, imp_error *err);
 /* messages.c: what one line of a table cannot say. */
@@ -158,7 +162,7 @@ void imp_api_models(imp_api *a, const imp_api_sink *s);
 void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s);
 void imp_api_tags(imp_api *a, const imp_api_sink *s);
 void imp_api_metrics(imp_api *a, const imp_api_sink *s);
-size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_sys_free *out */
+size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_sys_free *out; NULL: out of memory */
 /* route.c: the index of a path in the route table, IMP_N_ROUTE when unknown; and its name for metrics. */
 size_t imp_api_route_index(const char *path);
 const char *imp_api_route_name(size_t i); /* NULL: no such route */

@@ -54,6 +54,7 @@ void imp_api_models(imp_api *a, const imp_api_sink *s)
         write_model(&b, imp_model_get_info(list[i]));
     }
     imp_buf_str(&b, "]}");
+    b.failed |= list == NULL;
     imp_sys_free(list);
     imp_api_answer(s, 200, &b);
 }
@@ -115,6 +116,7 @@ void imp_api_tags(imp_api *a, const imp_api_sink *s)
         write_tag(&b, imp_model_get_info(list[i]));
     }
     imp_buf_str(&b, "]}");
+    b.failed |= list == NULL;
     imp_sys_free(list);
     imp_api_answer(s, 200, &b);
 }

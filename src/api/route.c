@@ -150,7 +150,7 @@ imp_status imp_api_check(const char *path, const char *body, size_t n_body, imp_
 imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *err)
 {
     *out = NULL;
-    json_set_alloc_funcs(imp_sys_malloc, imp_sys_free);
+    json_set_alloc_funcs(imp_api_json_alloc, imp_api_json_free);
     imp_api *a = imp_sys_calloc(1, sizeof *a);
     if (!a) return imp_fail(err, IMP_NOMEM, "out of memory");
     a->config = *config;

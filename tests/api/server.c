@@ -591,6 +591,49 @@ static void start_under_failures(void **state)
     assert_in_range(k, 5, 199);
 }
 
+/* Every allocation of a request fails once: an error answer or a closed connection, and the next request works. */
+static void requests_under_failures(void **state)
+{
+    (void)state;
+    static const char *const rq[][2] = {
+        {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"}]}],\"max_"
+               "tokens\":3,"
+               "\"stop\":[\"q\"],\"logit_bias\":{\"1\":1}}"},
+        {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":3,\"stream\":true,"
+               "\"logprobs\":true}"},
+        {COMP, "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"max_tokens\":3,\"echo\":true,\"stream\":true,"
+               "\"stream_options\":{\"include_usage\":true}}"},
+        {COMP, "{\"prompt\":[[1,2]],\"max_tokens\":3,\"logprobs\":2}"},
+        {"/v1/embeddings", "{\"input\":[\"a\",\"b\"],\"encoding_format\":\"base64\"}"},
+        {"/api/embed", "{\"input\":[\"a\",\"b\"]}"},
+    };
+    for (size_t i = 0; i < sizeof rq / sizeof rq[0]; i++) {
+        uint64_t k;
+        bool refused = false;
+        for (k = 1; k < 500; k++) {
+            uint64_t before = imp_sys_n_call();
+            imp_sys_fail_at(k);
+            answer a = post(g_port, rq[i][0], rq[i][1]);
+            imp_sys_fail_at(0);
+            bool all = imp_sys_n_call() - before < k; /* it ended before the kth call: nothing failed */
+            if (a.status && a.status != 200 && a.status != 503) print_error("%d: %s\n", (int)k, a.body);
+            if (a.status != 0 && a.status != 200) assert_int_equal(a.status, 503);
+            refused |= a.status == 503;
+            if (a.status == 200 && !all) /* the answer may have lost nothing, or says that it did */
+                assert_true(!a.whole || strstr(a.body, "\"usage\"") || strstr(a.body, "error") ||
+                            strstr(a.body, "[DONE]") || strstr(a.body, "embeddings"));
+            free(a.body);
+            if (all) break;
+        }
+        assert_in_range(k, 10, 499);
+        assert_true(refused);
+        next_works();
+    }
+    double until = now_s() + 5;
+    while (g_fake.n_running > 0 && now_s() < until) usleep(1000);
+    assert_int_equal(g_fake.n_running, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -610,6 +653,7 @@ int main(void)
         cmocka_unit_test(start_refusals),
         cmocka_unit_test(wildcard_bind),
         cmocka_unit_test(start_under_failures),
+        cmocka_unit_test(requests_under_failures),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

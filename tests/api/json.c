@@ -1,4 +1,5 @@
-/* tests/api/json_out.c - what the server writes reads back: floats bit for bit, strings, base64. */
+/* tests/api/json.c - what the server writes reads back: floats bit for bit, strings, base64; what it reads takes one
+ * allocation. */
 #include "test.h"
 #include "api/internal.h"
 
@@ -105,12 +106,61 @@ static void base64_vectors(void **state)
     }
 }
 
+/* jansson does not survive a failed allocation, so the reserve made before the parse must hold every tree. */
+static void parsing_allocates_once(void **state)
+{
+    (void)state;
+    static const char *const item[] = {
+        "{}",          "[]",         "1",
+        "\"\"",        "\"k%d\":{}", "\"%d\":1",
+        "\"k%d\":[]",  "1.5",        "[{}]",
+        "{\"a\":{}}",  "null",       "\"\\u00e9\\n\"",
+        "\"%d\":\"\"", "[[[[]]]]",   "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx%d\":{\"a\":1}"};
+    json_set_alloc_funcs(imp_api_json_alloc, imp_api_json_free);
+    for (size_t i = 0; i < IMP_COUNT(item); i++) {
+        bool object = strchr(item[i], ':') && item[i][0] == '"';
+        for (int n = 1; n <= 65537; n = n * 4 + (n & 1)) {
+            imp_buf b = {0};
+            imp_buf_str(&b, object ? "{" : "{\"a\":[");
+            for (int k = 0; k < n; k++) {
+                char one[96];
+                snprintf(one, sizeof one, item[i], k);
+                imp_buf_str(&b, k ? "," : "");
+                imp_buf_str(&b, one);
+            }
+            imp_buf_str(&b, object ? "}" : "]}");
+            json_t *o;
+            uint64_t before = imp_sys_n_alloc();
+            assert_int_equal(imp_api_json(b.data, b.n, &o, NULL), IMP_OK);
+            if (imp_sys_n_alloc() - before != 1) print_error("%d times %s\n", n, item[i]);
+            assert_int_equal(imp_sys_n_alloc() - before, 1);
+            imp_api_json_release(&o);
+            imp_buf_deinit(&b);
+        }
+    }
+    for (size_t n = 1; n <= 4 << 20; n *= 3) { /* one long string, one long key */
+        for (int key = 0; key < 2; key++) {
+            imp_buf b = {0};
+            imp_buf_str(&b, key ? "{\"" : "{\"a\":\"");
+            for (size_t k = 0; k < n; k++) imp_buf_add(&b, "x", 1);
+            imp_buf_str(&b, key ? "\":1}" : "\"}");
+            json_t *o;
+            uint64_t before = imp_sys_n_alloc();
+            assert_int_equal(imp_api_json(b.data, b.n, &o, NULL), IMP_OK);
+            assert_int_equal(imp_sys_n_alloc() - before, 1);
+            imp_api_json_release(&o);
+            imp_buf_deinit(&b);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(floats_read_back),
         cmocka_unit_test(strings_read_back),
         cmocka_unit_test(base64_vectors),
+        cmocka_unit_test(parsing_allocates_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
