@@ -19,6 +19,16 @@ imp_status imp_dev_check_limits(const imp_graph *g, const imp_limits *lim, imp_e
     return IMP_OK;
 }
 
+uint64_t imp_dev_kv_block_bytes(const imp_graph *g, imp_dtype kv_dtype)
+{
+    uint64_t elem = 0;
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(g); i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(g, i)->u.attn;
+        elem += 2ull * IMP_KV_BLOCK * a->n_kv_head * a->head_dim;
+    }
+    return elem * (kv_dtype == IMP_F32 ? 4 : 2);
+}
+
 uint32_t imp_dev_max_rows(const imp_limits *lim, imp_rows rows)
 {
     return rows == IMP_ROWS_TOK ? lim->max_tok : rows == IMP_ROWS_OUT ? lim->max_out : lim->max_seq;

@@ -26,20 +26,22 @@ typedef struct imp_limits {
 typedef struct imp_batch_seq {
     uint32_t first_tok, n_tok; /* its rows in this step */
     uint32_t n_past;           /* tokens already in the cache; position i of the sequence is n_past + i */
-    const uint32_t *block;     /* block table: ceil((n_past + n_tok) / IMP_KV_BLOCK) entries; NULL without a cache */
+    const uint32_t
+        *block; /* block table: ceil((n_past + n_tok) / IMP_KV_BLOCK) entries; NULL without a cache */
 } imp_batch_seq;
 
 typedef struct imp_batch {
     uint32_t n_tok, n_seq, n_out;
-    const int32_t *token;       /* [n_tok], each in 0..n_vocab-1 (checked by the caller) */
-    const int32_t *pos;         /* [n_tok] */
-    const int32_t *type;        /* [n_tok] token types, NULL: all 0 */
-    const imp_batch_seq *seq;   /* [n_seq], covering all tokens in order */
-    const uint32_t *out_row;    /* [n_out] rows that GATHER picks; unused when the graph pools */
+    const int32_t *token;     /* [n_tok], each in 0..n_vocab-1 (checked by the caller) */
+    const int32_t *pos;       /* [n_tok] */
+    const int32_t *type;      /* [n_tok] token types, NULL: all 0 */
+    const imp_batch_seq *seq; /* [n_seq], covering all tokens in order */
+    const uint32_t *out_row;  /* [n_out] rows that GATHER picks; unused when the graph pools */
 } imp_batch;
 
 typedef struct imp_dev_memory {
-    uint64_t weights; /* held by the device beside the model's own mapping; mapped weights used in place count in
+    uint64_t
+        weights; /* held by the device beside the model's own mapping; mapped weights used in place count in
                          `mapped` */
     uint64_t mapped, kv, scratch, other;
 } imp_dev_memory;
@@ -51,15 +53,29 @@ typedef struct imp_device_ops {
     const char *kind; /* "cpu", "ref" */
     /* NULL: the device runs this node; else why not (a fixed string). */
     const char *(*refuses)(const imp_device *d, const imp_graph *g, imp_val v);
-    imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out, imp_error *err);
+    imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,
+                       imp_error *err);
     /* The graph and its weights stay borrowed until exec_free. */
-    imp_status (*compile)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out, imp_error *err);
+    imp_status (*compile)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out,
+                          imp_error *err);
     /* One step. *out: [n_out or n_seq][width] f32, the device's, valid until the next run. INVALID: beyond limits. */
     imp_status (*run)(imp_exec *x, const imp_batch *b, const float **out, imp_error *err);
     /* Copy block src to dst, all layers (a shared prefix block that is about to be written). */
     void (*kv_copy)(imp_exec *x, uint32_t dst, uint32_t src);
     void (*exec_free)(imp_exec *x);
     void (*close)(imp_device *d);
+
+    /* What follows is optional; NULL: the device does not offer it. */
+    /* One KV block between the device and host memory; complete on return. Host layout, the same for all devices:
+     * [kv layer][k|v][n_kv_head][IMP_KV_BLOCK][head_dim] in the limits' kv_dtype, imp_dev_kv_block_bytes in all;
+     * positions that were never written hold anything. Called by the thread that calls run, between runs. */
+    imp_status (*kv_export)(imp_exec *x, uint32_t block, void *host, imp_error *err);
+    imp_status (*kv_import)(imp_exec *x, uint32_t block, const void *host, imp_error *err);
+    /* Nanoseconds the last run took by the device's own clock (a GPU's events, a virtual clock). NULL: the caller's
+     * clock around run is right. */
+    uint64_t (*last_ns)(const imp_exec *x);
+    /* Bytes of memory of its own that are free now; NULL: it uses the machine's. */
+    uint64_t (*mem_free)(const imp_device *d);
 } imp_device_ops;
 
 struct imp_device {
@@ -69,6 +85,9 @@ struct imp_device {
 struct imp_exec {
     imp_device *dev;
 };
+
+/* Bytes of one block in the host layout of kv_export; 0: the graph has no cache. */
+uint64_t imp_dev_kv_block_bytes(const imp_graph *g, imp_dtype kv_dtype);
 
 /* n_thread 0: one a physical core. */
 IMP_MUST_USE imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err);

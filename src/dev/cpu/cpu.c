@@ -148,6 +148,23 @@ static void cpu_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
     memcpy(x->kv + dst * x->kv_block_bytes, x->kv + src * x->kv_block_bytes, x->kv_block_bytes);
 }
 
+/* A block lies in memory as the host layout wants it. */
+static imp_status cpu_kv_export(imp_exec *base, uint32_t block, void *host, imp_error *err)
+{
+    const cpu_exec *x = (const cpu_exec *)base;
+    if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
+    memcpy(host, x->kv + block * x->kv_block_bytes, x->kv_block_bytes);
+    return IMP_OK;
+}
+
+static imp_status cpu_kv_import(imp_exec *base, uint32_t block, const void *host, imp_error *err)
+{
+    cpu_exec *x = (cpu_exec *)base;
+    if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
+    memcpy(x->kv + block * x->kv_block_bytes, host, x->kv_block_bytes);
+    return IMP_OK;
+}
+
 static void cpu_exec_free(imp_exec *x)
 {
     free_exec((cpu_exec *)x);
@@ -171,6 +188,8 @@ static const imp_device_ops CPU_OPS = {
     .kv_copy = cpu_kv_copy,
     .exec_free = cpu_exec_free,
     .close = cpu_close,
+    .kv_export = cpu_kv_export,
+    .kv_import = cpu_kv_import,
 };
 
 imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err)

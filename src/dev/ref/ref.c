@@ -169,6 +169,44 @@ static void ref_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
     }
 }
 
+/* Between the rows of the cache and the host layout [layer][k|v][head][position][head_dim]. */
+static void move_block(ref_exec *x, uint32_t block, uint8_t *host, bool out)
+{
+    bool half = x->lim.kv_dtype == IMP_F16;
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(x->graph); i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, i)->u.attn;
+        for (int part = 0; part < 2; part++) {
+            float *row = imp_ref_kv_at(x, a, part, &block, 0);
+            uint32_t n = a->n_kv_head * IMP_KV_BLOCK * a->head_dim;
+            for (uint32_t e = 0; e < n; e++, host += half ? 2 : 4) {
+                uint32_t head = e / (IMP_KV_BLOCK * a->head_dim), at = e / a->head_dim % IMP_KV_BLOCK;
+                float *v = row + (at * a->n_kv_head + head) * a->head_dim + e % a->head_dim;
+                uint16_t h = 0;
+                if (out && half) h = imp_f32_to_f16(*v), memcpy(host, &h, 2);
+                if (out && !half) memcpy(host, v, 4);
+                if (!out && half) memcpy(&h, host, 2), *v = imp_f16_to_f32(h);
+                if (!out && !half) memcpy(v, host, 4);
+            }
+        }
+    }
+}
+
+static imp_status ref_kv_export(imp_exec *base, uint32_t block, void *host, imp_error *err)
+{
+    ref_exec *x = (ref_exec *)base;
+    if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
+    move_block(x, block, host, true);
+    return IMP_OK;
+}
+
+static imp_status ref_kv_import(imp_exec *base, uint32_t block, const void *host, imp_error *err)
+{
+    ref_exec *x = (ref_exec *)base;
+    if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
+    move_block(x, block, (uint8_t *)(uintptr_t)host, false);
+    return IMP_OK;
+}
+
 static const char *ref_refuses(const imp_device *d, const imp_graph *g, imp_val v)
 {
     (void)d, (void)g, (void)v;
@@ -189,6 +227,8 @@ static const imp_device_ops REF_OPS = {
     .kv_copy = ref_kv_copy,
     .exec_free = ref_exec_free,
     .close = ref_close,
+    .kv_export = ref_kv_export,
+    .kv_import = ref_kv_import,
 };
 
 imp_status imp_dev_ref_open(imp_device **out, imp_error *err)

@@ -1,0 +1,75 @@
+/* plan/cost.h - what a step of a graph costs on a unit, predicted from the graph itself.
+ *
+ * Place:   layer 5; used by place, plan, explain, calibrate and the simulated devices' clocks.
+ * Idea:    t = launches * t_l + sum over ops of max(flop / (e_c * peak), bytes / (e_b * bandwidth)) + sync. The graph is
+ *          folded once into a short list of distinct ops with counts, so that a prediction takes microseconds.
+ *          Corrections learned from real steps (learn.h) multiply the time of each op. */
+#ifndef IMP_COST_H
+#define IMP_COST_H
+
+#include "graph/graph.h"
+#include "dev/dev.h"
+#include "plan/machine.h"
+
+enum { IMP_COST_ITEMS = 48 };
+
+typedef struct imp_cost_item {
+    imp_op op;
+    imp_dtype dtype; /* of the weight, IMP_DTYPE_NONE without one */
+    imp_rows rows;
+    uint32_t count;                   /* nodes of this shape */
+    uint64_t n, k;                    /* LINEAR and MOE: outputs and inputs; else n: width */
+    double weight_bytes, weight_elem; /* of one node, all experts */
+    uint32_t n_expert, n_used;
+    uint32_t head_dim, n_head, n_kv_head, window; /* ATTN */
+    bool cached;
+} imp_cost_item;
+
+typedef struct imp_cost {
+    imp_cost_item item[IMP_COST_ITEMS];
+    uint32_t n_item;
+    uint32_t n_launch;   /* ops a step starts */
+    double weight_bytes; /* all weights that are multiplied with */
+    double kv_bytes_tok; /* cache bytes a token adds */
+    uint32_t kv_elem_bytes;
+} imp_cost;
+
+/* What a step computes. Sums over its tokens and sequences. */
+typedef struct imp_cost_shape {
+    double n_tok, n_out, n_seq;
+    double keys;   /* sum over tokens of the keys each attends to */
+    double kv_tok; /* sum over sequences of the cache length after the step */
+} imp_cost_shape;
+
+typedef enum imp_bound {
+    IMP_BOUND_MEMORY,
+    IMP_BOUND_COMPUTE,
+    IMP_BOUND_LAUNCH,
+    IMP_BOUND_TRANSFER
+} imp_bound;
+const char *imp_bound_name(imp_bound b);
+
+typedef struct imp_cost_time {
+    double s;  /* seconds */
+    double sd; /* standard deviation of log(actual / s) */
+    double flop, bytes;
+    double memory_s, compute_s, launch_s; /* time of the ops that are bound by each */
+    imp_bound bound;
+    double share[IMP_COST_ITEMS + 1]; /* of s, by item; the last: launches and sync */
+    uint32_t n_sample;                /* least number of observations behind the large shares */
+} imp_cost_time;
+
+/* kv_dtype: f16 or f32. Ops of unlike shape beyond the table's room are added to the nearest of their kind. */
+void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out);
+imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached);
+/* One sequence's chunk of n_tok tokens behind n_past. */
+imp_cost_shape imp_cost_shape_chunk(uint32_t n_tok, uint32_t n_past, uint32_t n_out);
+/* n_seq sequences that each compute one token behind `past`. */
+imp_cost_shape imp_cost_shape_decode(double n_seq, double past);
+/* Without any correction: seconds of each item (count included) into item_s, launches and sync into the last one. */
+void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, double *item_s,
+                   imp_cost_time *out);
+/* The same, summed: sd is what the profile's ranges imply. */
+void imp_cost_predict(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_time *out);
+
+#endif

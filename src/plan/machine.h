@@ -1,0 +1,82 @@
+/* plan/machine.h - a compute unit as the cost model sees it: a few numbers, each with a range.
+ *
+ * Place:   layer 5; filled by calibration (calibrate.c) or from a published profile (profile.c), read by cost.c.
+ * Idea:    bandwidth, peaks, the cost of a launch and of a step, and what share of them real work reaches before anything
+ *          was measured. The shares are only the start: learn.c corrects them with every step that really ran. */
+#ifndef IMP_MACHINE_H
+#define IMP_MACHINE_H
+
+#include "base/base.h"
+
+typedef enum imp_unit_kind { IMP_UNIT_CPU, IMP_UNIT_GPU, IMP_UNIT_NPU } imp_unit_kind;
+typedef enum imp_mark {
+    IMP_MARK_NONE,
+    IMP_MARK_SPEC,
+    IMP_MARK_LITERATURE,
+    IMP_MARK_MEASURED,
+    IMP_MARK_ASSUMED
+} imp_mark;
+
+/* X(NAME, "key", "unit", "meaning") */
+#define IMP_MACHINE_FIELDS(X)                                                                                \
+    X(BW, "bandwidth", "GB/s", "memory this unit can read")                                                  \
+    X(F32, "f32", "TFLOP/s", "matrix products in f32")                                                       \
+    X(F16, "f16", "TFLOP/s", "matrix products in f16; 0: done in f32")                                       \
+    X(INT8, "int8", "TOP/s", "int8 products for quantised weights; 0: they are widened to f16")              \
+    X(LAUNCH, "launch", "us", "starting one op")                                                             \
+    X(SYNC, "sync", "us", "starting a step (each program of it) and waiting for its end")                    \
+    X(LINK, "link", "GB/s", "handing a KV cache over")                                                       \
+    X(MEM, "memory", "GB", "memory of its own; 0: the machine's")                                            \
+    X(PROGRAM, "program", "MB", "weights one program may hold; 0: no limit")                                 \
+    X(CACHE, "cache", "MB", "weights that stay in its caches between steps")                                 \
+    X(CACHE_BW, "cache_bandwidth", "GB/s", "reading those; 0: as memory")                                    \
+    X(E_BW, "e_bandwidth", "", "share of the bandwidth reached")                                             \
+    X(E_MM, "e_matrix", "", "share of the peak reached by wide matrix products")                             \
+    X(K_HALF, "k_half", "", "inner width at which half of that share is reached")                            \
+    X(E_ATTN, "e_attention", "", "share of the peak reached by attention, up to 4K keys")                    \
+    X(E_FAR, "e_attention_far", "", "the same from 32K keys on")                                             \
+    X(WATT, "power", "W", "while busy")
+
+typedef enum imp_field {
+#define IMP_X(name, ...) IMP_F_##name,
+    IMP_MACHINE_FIELDS(IMP_X)
+#undef IMP_X
+        IMP_N_FIELD
+} imp_field;
+
+typedef struct imp_value {
+    double v, lo, hi;
+    imp_mark mark;
+    const char *source; /* static text */
+} imp_value;
+
+typedef struct imp_machine {
+    char name[64];
+    imp_unit_kind kind;
+    bool simulated;
+    imp_value f[IMP_N_FIELD];
+} imp_machine;
+
+const char *imp_field_key(imp_field f);
+const char *imp_field_unit(imp_field f);
+const char *imp_mark_name(imp_mark m);           /* "spec" */
+const char *imp_unit_kind_name(imp_unit_kind k); /* "cpu", "gpu", "npu" */
+
+/* ---- published profiles ------------------------------------------------------------------------ */
+
+typedef struct imp_profile {
+    const char *system; /* "apple-m3-max" */
+    const char *unit;   /* "gpu" */
+    const char *title;
+    imp_unit_kind kind;
+    imp_value f[IMP_N_FIELD];
+} imp_profile;
+
+size_t imp_profile_count(void);
+const imp_profile *imp_profile_at(size_t i);
+/* name: "apple-m3-max" (all its units) or "apple-m3-max/gpu". Returns how many match; fills up to cap machines. */
+size_t imp_profile_machines(const char *name, imp_machine *out, size_t cap);
+/* A machine about which nothing is known but its kind. */
+void imp_machine_default(imp_unit_kind kind, const char *name, imp_machine *out);
+
+#endif

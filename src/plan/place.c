@@ -1,0 +1,260 @@
+/* plan/place.c - pricing the candidates and choosing among them. */
+#include "plan/place.h"
+
+#include <math.h>
+
+static const char *const POLICY[] = {"latency", "throughput", "energy"};
+
+bool imp_policy_from_name(const char *name, imp_policy *out)
+{
+    for (size_t i = 0; i < IMP_COUNT(POLICY); i++)
+        if (strcmp(name, POLICY[i]) == 0) {
+            *out = (imp_policy)i;
+            return true;
+        }
+    return false;
+}
+
+const char *imp_policy_name(imp_policy p)
+{
+    return POLICY[p];
+}
+
+void imp_placer_init(imp_placer *p)
+{
+    *p = (imp_placer){.hysteresis = 0.02, .explore = 0.015};
+}
+
+double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_prompt, uint32_t chunk,
+                           imp_cost_time *out)
+{
+    uint32_t n_full = n_prompt / chunk, rest = n_prompt % chunk;
+    imp_cost_time last = {0};
+    double s = 0, bytes = 0, flop = 0;
+    *out = (imp_cost_time){0};
+    if (n_full >
+        0) { /* chunks grow dearer linearly with what lies before them: the middle one stands for all */
+        imp_cost_shape sh = imp_cost_shape_chunk(chunk, (n_full - 1) * chunk / 2, rest == 0);
+        imp_learn_predict(l, c, &sh, true, out);
+        s = out->s * n_full;
+        bytes = out->bytes * n_full;
+        flop = out->flop * n_full;
+    }
+    if (rest > 0) {
+        imp_cost_shape sh = imp_cost_shape_chunk(rest, n_full * chunk, 1);
+        imp_learn_predict(l, c, &sh, n_full == 0, &last);
+        if (n_full == 0) *out = last;
+        s += last.s;
+        bytes += last.bytes;
+        flop += last.flop;
+    }
+    out->s = s;
+    out->bytes = bytes;
+    out->flop = flop;
+    return s;
+}
+
+/* What one unit would take for the request's phases. */
+typedef struct unit_price {
+    const char *excluded;
+    imp_cost_time prefill, decode; /* decode: one step with the request in the batch */
+    double alone_s;                /* the same step without it */
+    double wait_s;
+} unit_price;
+
+static const char *why_not(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u)
+{
+    if (u->excluded != NULL) return u->excluded;
+    if (r->n_need > u->n_ctx) return "its context is too small for prompt and answer";
+    if (p->watt_cap > 0 && u->learn->machine.f[IMP_F_WATT].v > p->watt_cap)
+        return "it draws more power than the cap allows";
+    return NULL;
+}
+
+static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit_price *out)
+{
+    const imp_learn *l = u->learn;
+    out->wait_s = u->queued_s + (u->loaded ? 0 : u->load_s);
+    if (r->embed) {
+        imp_cost_shape sh = imp_cost_shape_chunk(r->n_prompt, 0, 1);
+        imp_learn_predict(l, r->cost, &sh, true, &out->prefill);
+        out->decode = (imp_cost_time){.bound = out->prefill.bound};
+        return;
+    }
+    (void)imp_place_prefill_s(l, r->cost, r->n_prompt, IMP_MAX(r->chunk, 1u), &out->prefill);
+    double past = r->n_prompt + r->n_gen / 2.0;
+    imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
+    imp_learn_predict(l, r->cost, &with, true, &out->decode);
+    out->alone_s = 0;
+    if (u->n_decode > 0) {
+        imp_cost_shape without = imp_cost_shape_decode(u->n_decode, past);
+        imp_cost_time t;
+        imp_learn_predict(l, r->cost, &without, false, &t);
+        out->alone_s = t.s;
+    }
+}
+
+static double joules_of(const imp_place_unit *u, double s)
+{
+    double w = u->learn->machine.f[IMP_F_WATT].v;
+    return w > 0 ? w * s : -1;
+}
+
+/* The hand-over: all blocks at the slower link, all but the last chunk's behind the prefill. */
+static void price_move(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b,
+                       const unit_price *pa, imp_candidate *c)
+{
+    double link = IMP_MIN(a->learn->machine.f[IMP_F_LINK].v, b->learn->machine.f[IMP_F_LINK].v);
+    c->kv_bytes = r->cost->kv_bytes_tok * r->n_prompt;
+    c->moved_s = link > 0 ? c->kv_bytes / (link * 1e9) : 1e9;
+    double last = c->moved_s * IMP_MIN(1.0, (double)r->chunk / IMP_MAX(r->n_prompt, 1u));
+    c->exposed_s = IMP_MAX(last, c->moved_s - pa->prefill.s);
+}
+
+static const char *pair_excluded(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b)
+{
+    if (r->only != NULL && (strcmp(r->only, a->name) != 0 || strcmp(r->only, b->name) != 0))
+        return "another device is asked for";
+    if (a == b) return NULL;
+    if (r->embed) return "an embedding has one phase";
+    if (r->n_gen <= 1) return "there is nothing to decode elsewhere";
+    if (!a->can_export) return "the first unit cannot hand its cache over";
+    if (!b->can_import) return "the second unit cannot take over a cache";
+    return NULL;
+}
+
+static void price_pair(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u,
+                       const unit_price *price, imp_candidate *c)
+{
+    const imp_place_unit *a = &u[c->prefill], *b = &u[c->decode];
+    const unit_price *pa = &price[c->prefill], *pb = &price[c->decode];
+    double n_step = r->embed ? 0 : IMP_MAX((double)r->n_gen - 1, 0);
+    if (a != b) price_move(r, a, b, pa, c);
+    /* Steps of the prefill carry the decodes that run there; steps of the decode carry the prefills of others. */
+    double decode_load = a->n_decode > 0 && !r->embed ? pa->alone_s * 0.25 : 0;
+    c->wait_s = pa->wait_s;
+    c->ttft_s = c->wait_s + pa->prefill.s + decode_load;
+    c->tpot_s = r->embed ? 0 : pb->decode.s;
+    double stall = a != b ? IMP_MAX(0.0, pb->wait_s - c->ttft_s) : 0;
+    double service = c->ttft_s + c->exposed_s + stall + n_step * c->tpot_s;
+    /* Delay to others: running decodes stand still during this prefill, and their steps grow dearer. */
+    double harm = a->n_decode * pa->prefill.s + a->n_prefill * pa->prefill.s;
+    if (b->n_decode > 0) harm += b->n_decode * IMP_MAX(0.0, pb->decode.s - pb->alone_s) * n_step * 0.5;
+    double sd = sqrt(pow(pa->prefill.sd * pa->prefill.s, 2) + pow(pb->decode.sd * pb->decode.s * n_step, 2));
+    double own = pa->prefill.s + n_step * c->tpot_s;
+    c->sd = own > 0 ? sd / own : 0;
+    c->lo_s = service * exp(-1.645 * c->sd);
+    c->hi_s = service * exp(1.645 * c->sd);
+    c->prefill_bound = pa->prefill.bound;
+    c->decode_bound = r->embed ? pa->prefill.bound : pb->decode.bound;
+    c->n_sample = IMP_MIN(pa->prefill.n_sample, r->embed ? UINT32_MAX : pb->decode.n_sample);
+    c->bytes = pa->prefill.bytes + pb->decode.bytes * n_step;
+    c->flop = pa->prefill.flop + pb->decode.flop * n_step;
+    double share = 1 / (b->n_decode + 1); /* a step's energy is shared by its batch */
+    double ja = joules_of(a, pa->prefill.s), jb = joules_of(b, n_step * c->tpot_s * share);
+    c->joules = ja < 0 || jb < 0 ? -1 : ja + jb;
+    double device = pa->prefill.s + n_step * (pb->decode.s - pb->alone_s);
+    switch (p->policy) {
+    case IMP_POLICY_LATENCY: c->total_s = service + harm; break;
+    case IMP_POLICY_THROUGHPUT: c->total_s = IMP_MAX(pa->wait_s, pb->wait_s) + device; break;
+    case IMP_POLICY_ENERGY: c->total_s = c->joules < 0 ? 1e6 + service : c->joules; break;
+    }
+}
+
+/* Requests that are much alike: the model, the kind, and the power of two of the prompt's length. */
+static uint64_t class_of(const imp_place_request *r)
+{
+    uint32_t size = 0;
+    for (uint32_t n = r->n_prompt; n > 1; n /= 2) size++;
+    uint64_t k[2] = {r->model, (uint64_t)size << 1 | (r->embed ? 1u : 0u)};
+    return imp_hash(k, sizeof k, 1) | 1;
+}
+
+static imp_place_class *recall(imp_placer *p, uint64_t key)
+{
+    imp_place_class *oldest = &p->last[0];
+    for (size_t i = 0; i < IMP_PLACE_CLASSES; i++) {
+        if (p->last[i].key == key) return &p->last[i];
+        if (p->last[i].used < oldest->used) oldest = &p->last[i];
+    }
+    *oldest = (imp_place_class){.key = key, .prefill = 255};
+    return oldest;
+}
+
+/* A unit that stands idle, is not known well, and might win: worth a copy of this request on the side. */
+static int find_shadow(const imp_placer *p, const imp_place_unit *u, const imp_choice *c)
+{
+    const imp_candidate *best = &c->cand[c->chosen];
+    for (uint32_t i = 0; i < c->n_cand; i++) {
+        const imp_candidate *x = &c->cand[i];
+        if (x->excluded != NULL || (int)i == c->chosen || x->prefill != x->decode) continue;
+        const imp_place_unit *unit = &u[x->prefill];
+        if (x->prefill == best->prefill || x->prefill == best->decode || !unit->loaded) continue;
+        if (unit->n_decode > 0 || unit->n_prefill > 0) continue;
+        if (x->n_sample >= 16 && x->sd < 0.08) continue;
+        if (x->lo_s > best->hi_s) continue;
+        if (p->explored_s + x->hi_s <= p->explore * (p->spent_s + 60)) return (int)i;
+    }
+    return -1;
+}
+
+static void choose(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, imp_choice *out)
+{
+    for (uint32_t i = 0; i < out->n_cand; i++) {
+        const imp_candidate *c = &out->cand[i];
+        if (c->excluded == NULL && (out->chosen < 0 || c->total_s < out->cand[out->chosen].total_s))
+            out->chosen = (int)i;
+    }
+    if (out->chosen < 0) return;
+    imp_place_class *last = recall(p, class_of(r));
+    for (uint32_t i = 0; i < out->n_cand; i++) {
+        const imp_candidate *c = &out->cand[i];
+        if (c->excluded != NULL || c->prefill != last->prefill || c->decode != last->decode) continue;
+        if ((int)i != out->chosen && c->total_s <= out->cand[out->chosen].total_s * (1 + p->hysteresis)) {
+            out->chosen = (int)i;
+            out->kept = true;
+        }
+    }
+    for (uint32_t i = 0; i < out->n_cand; i++) {
+        const imp_candidate *c = &out->cand[i];
+        if ((int)i == out->chosen || c->excluded != NULL) continue;
+        if (out->runner_up < 0 || c->total_s < out->cand[out->runner_up].total_s) out->runner_up = (int)i;
+    }
+    const imp_candidate *c = &out->cand[out->chosen];
+    if (out->runner_up >= 0 && c->total_s > 0)
+        out->margin = out->cand[out->runner_up].total_s / c->total_s - 1;
+    last->prefill = c->prefill;
+    last->decode = c->decode;
+    last->used = ++p->n_choice;
+    p->spent_s += c->total_s;
+    out->shadow = find_shadow(p, u, out);
+}
+
+void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, uint32_t n_unit,
+               imp_choice *out)
+{
+    unit_price price[IMP_PLACE_UNITS];
+    n_unit = IMP_MIN(n_unit, (uint32_t)IMP_PLACE_UNITS);
+    out->n_cand = 0;
+    out->chosen = out->runner_up = out->shadow = -1;
+    out->margin = 0;
+    out->kept = false;
+    for (uint32_t i = 0; i < n_unit; i++) {
+        price[i] = (unit_price){.excluded = why_not(p, r, &u[i])};
+        if (price[i].excluded == NULL) price_unit(r, &u[i], &price[i]);
+    }
+    for (uint32_t a = 0; a < n_unit; a++)
+        for (uint32_t b = 0; b < n_unit; b++) {
+            imp_candidate *c = &out->cand[out->n_cand++];
+            *c = (imp_candidate){.prefill = (uint8_t)a, .decode = (uint8_t)b, .joules = -1};
+            c->excluded = price[a].excluded != NULL ? price[a].excluded : price[b].excluded;
+            if (c->excluded == NULL) c->excluded = pair_excluded(r, &u[a], &u[b]);
+            if (c->excluded == NULL) price_pair(p, r, u, price, c);
+        }
+    choose(p, r, u, out);
+}
+
+void imp_place_explored(imp_placer *p, double s)
+{
+    p->explored_s += s;
+}
