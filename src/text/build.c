@@ -144,7 +144,7 @@ static imp_status build_trie(imp_tokenizer *t, imp_error *err)
         if (t->piece[i].n && !(t->flag[i] & TOK_F_HIDDEN))
             item[n++] = (imp_strset_item){t->piece[i].p, t->piece[i].n, (uint32_t)i};
     }
-    t->unk_score = low - 10;
+    t->unk_score = t->f32_scores ? (double)(float)(low - 10) : low - 10;
     imp_strset_build(&t->trie, item, n);
     return IMP_OK;
 }

@@ -142,6 +142,7 @@ static imp_status make_spaces(imp_tokenizer *t, const imp_vocab *v, bool prefix,
     t->dec_strip_max = prefix ? 1 : 0;
     t->byte_fallback = true;
     t->fuse_unk = true;
+    t->f32_scores = true;
     return add_scores(t, v, err);
 }
 

@@ -201,6 +201,7 @@ struct imp_tokenizer {
     size_t max_piece; /* bytes of the longest piece */
     imp_strset trie;  /* UNIGRAM */
     double unk_score;
+    bool f32_scores;          /* path scores are kept as f32; near ties depend on it */
     imp_vocab_str cont, word; /* WORDPIECE: prefix of a continuation, of a word's start */
     size_t max_word_chars;
 

@@ -140,14 +140,12 @@ static void replace_string(const imp_norm_step *st, const char *s, size_t n, imp
     imp_buf_add(out, s + done, n - done);
 }
 
-/* SentencePiece's handling of spaces; after it, U+2581 stands for a space. */
+/* SentencePiece's handling of spaces; after it, U+2581 stands for a space. One that was in the text already is kept, but
+ * for the end of it. */
 static void spaces(const imp_norm_step *st, const char *s, size_t n, imp_buf *out)
 {
-    size_t end = n;
-    if (st->collapse)
-        while (end && s[end - 1] == ' ') end--;
     bool after_space = st->collapse, any = false;
-    for (size_t i = 0; i < end; i++) {
+    for (size_t i = 0; i < n; i++) {
         bool space = s[i] == ' ';
         if (space && after_space) continue;
         if (!any && st->prefix) imp_buf_str(out, META);
@@ -158,6 +156,8 @@ static void spaces(const imp_norm_step *st, const char *s, size_t n, imp_buf *ou
             imp_buf_add(out, s + i, 1);
         after_space = space && st->collapse;
     }
+    if (st->collapse)
+        while (out->n >= 3 && memcmp(out->data + out->n - 3, META, 3) == 0) out->n -= 3;
 }
 
 imp_status imp_norm_run(imp_tok_work *w, const imp_norm_step *st, const char *s, size_t n, imp_buf *out)

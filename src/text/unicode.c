@@ -131,6 +131,27 @@ static bool order_marks(int32_t *cp, size_t n)
     return true;
 }
 
+/* utf8proc takes U+11A7, which stands before the first trailing consonant, for one and drops it behind a syllable; it
+ * composes with nothing, so what lies between is composed by itself. */
+static bool compose(utf8proc_option_t opt, int32_t *cp, size_t *n)
+{
+    size_t to = 0;
+    for (size_t i = 0; i < *n;) {
+        size_t end = i;
+        while (end < *n && cp[end] != 0x11A7) end++;
+        if (end > i) {
+            utf8proc_ssize_t got = utf8proc_normalize_utf32(cp + i, (utf8proc_ssize_t)(end - i), opt);
+            if (got < 0) return false;
+            memmove(cp + to, cp + i, (size_t)got * sizeof *cp);
+            to += (size_t)got;
+        }
+        if (end < *n) cp[to++] = cp[end++];
+        i = end;
+    }
+    *n = to;
+    return true;
+}
+
 /* A run of valid UTF-8. */
 static void normalize_valid(utf8proc_option_t opt, const char *s, size_t n, imp_buf *out)
 {
@@ -151,11 +172,7 @@ static void normalize_valid(utf8proc_option_t opt, const char *s, size_t n, imp_
         n_cp += (size_t)got;
     }
     if (!order_marks(cp, n_cp)) goto fail;
-    if ((opt & UTF8PROC_COMPOSE) && n_cp) {
-        utf8proc_ssize_t got = utf8proc_normalize_utf32(cp, (utf8proc_ssize_t)n_cp, opt);
-        if (got < 0) goto fail;
-        n_cp = (size_t)got;
-    }
+    if ((opt & UTF8PROC_COMPOSE) && !compose(opt, cp, &n_cp)) goto fail;
     for (size_t i = 0; i < n_cp; i++) {
         char u[4];
         imp_buf_add(out, u, imp_utf8_encode(cp[i], u));

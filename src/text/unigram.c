@@ -6,6 +6,12 @@
  * Source:  Kudo 2018; Hugging Face tokenizers models/unigram. */
 #include "text/internal.h"
 
+/* What is kept of a path's score: SentencePiece keeps f32, `tokenizers` f64. */
+static double kept(const imp_tokenizer *t, double score)
+{
+    return t->f32_scores ? (double)(float)score : score;
+}
+
 static void relax(const imp_tokenizer *t, imp_best *best, const char *s, size_t n, size_t at, size_t len)
 {
     imp_strset_walk walk;
@@ -16,12 +22,12 @@ static void relax(const imp_tokenizer *t, imp_best *best, const char *s, size_t 
     for (size_t k = at; k < n && imp_strset_next(&t->trie, &walk, s[k], &id); k++) {
         if (id == TOK_NONE) continue;
         imp_best *to = &best[k + 1];
-        double score = here + t->score[id];
+        double score = kept(t, here + t->score[id]);
         if (to->start == SIZE_MAX || score > to->score) *to = (imp_best){score, at, 0, id};
         if (k + 1 - at == len) single = true;
     }
     imp_best *to = &best[at + len];
-    double score = here + t->unk_score;
+    double score = kept(t, here + t->unk_score);
     if (!single && (to->start == SIZE_MAX || score > to->score)) *to = (imp_best){score, at, 0, TOK_NONE};
 }
 

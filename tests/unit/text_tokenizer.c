@@ -253,6 +253,8 @@ static vocab_case *spm(void)
     add(c, "", IMP_TOKEN_UNUSED, 0);
     add(c, "", IMP_TOKEN_UNUSED, 0);
     add(c, "<|u|>", IMP_TOKEN_USER, 0);
+    add(c, "<s", IMP_TOKEN_NORMAL, -4); /* a way to "<s>", which must not be taken */
+    add(c, ">", IMP_TOKEN_NORMAL, -5);
     return c;
 }
 
@@ -280,7 +282,7 @@ static void expect(vocab_case *c, const char *title, imp_status want, const char
 static void test_vocab_refused(void **state)
 {
     (void)state;
-    static const int64_t bad_ids[] = {N_BYTES + 8,      -2,        INT32_MAX, (int64_t)1 << 31,
+    static const int64_t bad_ids[] = {N_BYTES + 10,     -2,        INT32_MAX, (int64_t)1 << 31,
                                       (int64_t)1 << 32, INT64_MAX, INT64_MIN};
     expect(spm(), "as it is", IMP_OK, "");
     expect(bpe(), "as it is", IMP_OK, "");
@@ -364,8 +366,8 @@ static void test_spm_by_hand(void **state)
     IDS_ARE(t, "\xFF\xE2\x96", 0, 259, 3 + 0xFF, 3 + 0xE2, 3 + 0x96);
     IDS_ARE(t, "a<|u|>b", 0, 259, 260, 266, 259, 261);
     IDS_ARE(t, "<s>", IMP_TOK_PARSE_SPECIAL, 1);
-    IDS_ARE(t, "<s>", 0, 259, 3 + '<', 3 + 's', 3 + '>');
-    IDS_ARE(t, "<0x41>", IMP_TOK_PARSE_SPECIAL, 259, 3 + '<', 3 + '0', 3 + 'x', 3 + '4', 3 + '1', 3 + '>');
+    IDS_ARE(t, "<s>", 0, 259, 267, 268);
+    IDS_ARE(t, "<0x41>", IMP_TOK_PARSE_SPECIAL, 259, 3 + '<', 3 + '0', 3 + 'x', 3 + '4', 3 + '1', 268);
     ids_are(t, "", 0, 0, NULL, 0);
     assert_int_equal(imp_tokenizer_find(t, "ab", 2), 262);
     assert_int_equal(imp_tokenizer_find(t, "zz", 2), -1);
@@ -409,6 +411,68 @@ static void test_decode_by_hand(void **state)
     decodes_to(t, (int32_t[]){-1, 260, 5000, INT32_MAX, INT32_MIN, 264}, 6, false, "a");
     imp_tokenizer_free(t);
     free(c);
+}
+
+/* ---- regular expressions ------------------------------------------------------------------------------------- */
+
+/* The first match in text, -1: none. */
+static int first_match(const char *pattern, const char *text, size_t *begin)
+{
+    imp_regex *re;
+    imp_match *m = imp_match_new();
+    imp_error err = {0};
+    bool found;
+    size_t end = 0;
+    if (imp_regex_new(pattern, strlen(pattern), &re, &err) != IMP_OK) fail_msg("%s: %s", pattern, err.text);
+    assert_int_equal(imp_regex_find(re, m, text, strlen(text), 0, &found, begin, &end, &err), IMP_OK);
+    imp_regex_free(re);
+    imp_match_free(m);
+    return found ? (int)(end - *begin) : -1;
+}
+
+static void test_regex(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pattern, *text;
+        int length; /* of the first match */
+    } cases[] = {
+        {"\\s+", "\xE1\xA0\x8E", -1}, /* U+180E is no space since Unicode 6.3 */
+        {"\\S+", "\xE1\xA0\x8E", 3},
+        {"[\\s]", "\xC2\x85", 2},
+        {"\\w+", "e\xCC\x81_\xD9\xA3!", 6}, /* marks and digits are of words */
+        {"\\h+", "xyBEEFg", 4},             /* a hexadecimal digit, not a space */
+        {"\\d+", "\xD9\xA3\xC2\xB2", 2},
+        {"a$", "a\nb", 1}, /* the end of a line */
+        {"\\u0041\\x42\\x{43}", "ABC", 3},
+        {"(?i:'s)", "'\xC5\xBF", 3}, /* the long s folds to s */
+    };
+    for (size_t i = 0; i < IMP_COUNT(cases); i++) {
+        size_t begin;
+        assert_int_equal(first_match(cases[i].pattern, cases[i].text, &begin), cases[i].length);
+    }
+}
+
+/* The first word of a text, as the models' own descriptions have it. */
+static void test_named_patterns(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pre, *text;
+        int length;
+    } cases[] = {
+        {"gpt-2", "12345", 5},       {"llama-bpe", "12345", 3},   {"qwen2", "12345", 1},
+        {"tekken", "12345", 1},      {"gpt-4o", "12345", 3},      {"dbrx", "12345", 3},
+        {"gpt-2", "'LL be", 1},      {"llama-bpe", "'LL be", 3},  {"llama-bpe", "HelloWorld", 10},
+        {"gpt-4o", "HelloWorld", 5}, {"tekken", "HelloWorld", 5}, {"gpt-4o", "it's", 4},
+        {"tekken", "it's", 2},       {"gpt-2", "!\n\n", 1},       {"llama-bpe", "!\n\n", 3},
+        {"gpt-4o", "!/\n", 3},       {"llama-bpe", "\n \n x", 3}, {"qwen2", "   x", 2},
+    };
+    for (size_t i = 0; i < IMP_COUNT(cases); i++) {
+        size_t begin;
+        int n = first_match(imp_pre_find(cases[i].pre)->pattern[0], cases[i].text, &begin);
+        if (begin != 0 || n != cases[i].length) fail_msg("%s on \"%s\": %d", cases[i].pre, cases[i].text, n);
+    }
 }
 
 /* ---- properties ---------------------------------------------------------------------------------------------------- */
@@ -581,6 +645,8 @@ int main(void)
         cmocka_unit_test(test_vocab_refused),
         cmocka_unit_test(test_spm_by_hand),
         cmocka_unit_test(test_decode_by_hand),
+        cmocka_unit_test(test_regex),
+        cmocka_unit_test(test_named_patterns),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_allocation_failures),

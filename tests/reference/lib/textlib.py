@@ -37,7 +37,7 @@ class Buf(c.Structure):
 def _library():
     out = BUILD / "reference" / "libimpetus-text.so"
     out.parent.mkdir(parents=True, exist_ok=True)
-    sources = sorted(str(p) for d in ("base", "text") for p in (ROOT / "src" / d).glob("*.c"))
+    sources = sorted(str(p) for d in ("base", "text") for p in (ROOT / "src" / d).glob("*.c") if not p.name.startswith("chat"))
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libpcre2-8", "libutf8proc", "jansson", "hwloc"],
                            capture_output=True, text=True, check=True).stdout.split()
     newest = max(os.path.getmtime(p) for d in ("base", "text") for p in (ROOT / "src" / d).glob("*.[ch]"))
