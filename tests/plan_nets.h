@@ -21,7 +21,7 @@ static imp_val w1(imp_graph *g, uint64_t n)
 }
 
 /* A Llama-like decoder: tokens -> logits. */
-static imp_graph *decoder(const shape_of *s)
+static inline imp_graph *decoder(const shape_of *s)
 {
     static const float freq[256];
     imp_graph *g = imp_graph_new();
@@ -29,8 +29,12 @@ static imp_graph *decoder(const shape_of *s)
     imp_val x = imp_g_embed(g, w2(g, s->type, s->n_vocab, s->n_embd), IMP_BY_TOKEN, 0);
     imp_rope_attr r = {.head_dim = s->head_dim, .n_rot = s->head_dim, .mscale = 1, .inv_freq = freq};
     for (uint32_t l = 0; l < s->n_layer; l++) {
-        imp_attn_attr a = {.n_head = s->n_head, .n_kv_head = s->n_kv_head, .head_dim = s->head_dim,
-                           .kv_layer = (int32_t)l, .mask = IMP_MASK_CAUSAL, .scale = 1};
+        imp_attn_attr a = {.n_head = s->n_head,
+                           .n_kv_head = s->n_kv_head,
+                           .head_dim = s->head_dim,
+                           .kv_layer = (int32_t)l,
+                           .mask = IMP_MASK_CAUSAL,
+                           .scale = 1};
         imp_val h = imp_g_rms_norm(g, x, w1(g, s->n_embd), 1e-6f, 0, 0);
         imp_val qv = imp_g_rope(g, imp_g_linear(g, h, w2(g, s->type, q, s->n_embd), 0), &r);
         imp_val kk = imp_g_rope(g, imp_g_linear(g, h, w2(g, s->type, kv, s->n_embd), 0), &r);
@@ -51,22 +55,27 @@ static imp_graph *decoder(const shape_of *s)
 }
 
 /* A BERT-like encoder: tokens -> one vector a sequence. */
-static imp_graph *encoder(const shape_of *s)
+static inline imp_graph *encoder(const shape_of *s)
 {
     imp_graph *g = imp_graph_new();
     uint64_t d = s->n_embd;
     imp_val x = imp_g_embed(g, w2(g, s->type, s->n_vocab, d), IMP_BY_TOKEN, 0);
     for (uint32_t l = 0; l < s->n_layer; l++) {
-        imp_attn_attr a = {.n_head = s->n_head, .n_kv_head = s->n_head, .head_dim = s->head_dim,
-                           .kv_layer = -1, .mask = IMP_MASK_FULL, .scale = 1};
+        imp_attn_attr a = {.n_head = s->n_head,
+                           .n_kv_head = s->n_head,
+                           .head_dim = s->head_dim,
+                           .kv_layer = -1,
+                           .mask = IMP_MASK_FULL,
+                           .scale = 1};
         imp_val q = imp_g_linear(g, x, w2(g, s->type, d, d), w1(g, d));
         imp_val k = imp_g_linear(g, x, w2(g, s->type, d, d), w1(g, d));
         imp_val v = imp_g_linear(g, x, w2(g, s->type, d, d), w1(g, d));
         imp_val o = imp_g_linear(g, imp_g_attn(g, q, k, v, 0, &a), w2(g, s->type, d, d), w1(g, d));
         x = imp_g_layer_norm(g, imp_g_add(g, x, o), w1(g, d), w1(g, d), 1e-5f);
-        imp_val f = imp_g_act(g, imp_g_linear(g, x, w2(g, s->type, s->n_ff, d), w1(g, s->n_ff)), IMP_ACT_GELU);
-        x = imp_g_layer_norm(g, imp_g_add(g, x, imp_g_linear(g, f, w2(g, s->type, d, s->n_ff), w1(g, d))), w1(g, d),
-                             w1(g, d), 1e-5f);
+        imp_val f =
+            imp_g_act(g, imp_g_linear(g, x, w2(g, s->type, s->n_ff, d), w1(g, s->n_ff)), IMP_ACT_GELU);
+        x = imp_g_layer_norm(g, imp_g_add(g, x, imp_g_linear(g, f, w2(g, s->type, d, s->n_ff), w1(g, d))),
+                             w1(g, d), w1(g, d), 1e-5f);
     }
     imp_g_output(g, imp_g_pool(g, x, IMP_POOL_MEAN));
     imp_error e;
@@ -74,10 +83,10 @@ static imp_graph *encoder(const shape_of *s)
     return g;
 }
 
-static const shape_of QWEN3_06B = {28, 1024, 16, 8, 128, 3072, 151936, IMP_F16};
-static const shape_of QWEN2_15B = {28, 1536, 12, 2, 128, 8960, 151936, IMP_Q4_0};
-static const shape_of LLAMA3_8B = {32, 4096, 32, 8, 128, 14336, 128256, IMP_Q4_0};
-static const shape_of MINILM = {6, 384, 12, 12, 32, 1536, 30522, IMP_F16};
-static const shape_of WHISPER_TINY = {4, 384, 6, 6, 64, 1536, 32, IMP_F16};
+__attribute__((unused)) static const shape_of QWEN3_06B = {28, 1024, 16, 8, 128, 3072, 151936, IMP_F16};
+__attribute__((unused)) static const shape_of QWEN2_15B = {28, 1536, 12, 2, 128, 8960, 151936, IMP_Q4_0};
+__attribute__((unused)) static const shape_of LLAMA3_8B = {32, 4096, 32, 8, 128, 14336, 128256, IMP_Q4_0};
+__attribute__((unused)) static const shape_of MINILM = {6, 384, 12, 12, 32, 1536, 30522, IMP_F16};
+__attribute__((unused)) static const shape_of WHISPER_TINY = {4, 384, 6, 6, 64, 1536, 32, IMP_F16};
 
 #endif

@@ -200,26 +200,21 @@ static double bandwidth(const imp_cost *c, const imp_machine *m)
     return IMP_MAX(bw, 1e-3) * 1e9;
 }
 
-void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, double *item_s,
+void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_pair *item,
                    imp_cost_time *out)
 {
     double bw = bandwidth(c, m);
-    out->flop = out->bytes = out->memory_s = out->compute_s = out->s = 0;
+    out->flop = out->bytes = 0;
     for (uint32_t i = 0; i < c->n_item; i++) {
         const imp_cost_item *it = &c->item[i];
         price p = price_of(c, it, m, sh);
-        double t_c = p.flop / p.peak, t_m = p.bytes / bw, t = IMP_MAX(t_c, t_m) * it->count;
-        item_s[i] = t;
+        item[i] = (imp_cost_pair){p.flop / p.peak * it->count, p.bytes / bw * it->count};
         out->flop += p.flop * it->count;
         out->bytes += p.bytes * it->count;
-        *(t_c > t_m ? &out->compute_s : &out->memory_s) += t;
-        out->s += t;
     }
     double program = m->f[IMP_F_PROGRAM].v * 1e6;
     double n_program = program > 0 ? ceil(IMP_MAX(c->weight_bytes, 1) / program) : 1;
     out->launch_s = (c->n_launch * m->f[IMP_F_LAUNCH].v + n_program * m->f[IMP_F_SYNC].v) * 1e-6;
-    item_s[IMP_COST_ITEMS] = out->launch_s;
-    out->s += out->launch_s;
 }
 
 static imp_bound bound_of(const imp_cost_time *t)
@@ -241,10 +236,18 @@ static double hypot3(double a, double b, double c)
 
 void imp_cost_predict(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_time *out)
 {
-    double item_s[IMP_COST_ITEMS + 1];
-    imp_cost_base(c, m, sh, item_s, out);
+    imp_cost_pair item[IMP_COST_ITEMS];
+    imp_cost_base(c, m, sh, item, out);
+    out->s = out->launch_s;
+    out->compute_s = out->memory_s = 0;
+    for (uint32_t i = 0; i < c->n_item; i++) {
+        bool compute = item[i].compute_s > item[i].memory_s;
+        out->share[i] = compute ? item[i].compute_s : item[i].memory_s;
+        *(compute ? &out->compute_s : &out->memory_s) += out->share[i];
+        out->s += out->share[i];
+    }
     double inv = out->s > 0 ? 1 / out->s : 0;
-    for (uint32_t i = 0; i < c->n_item; i++) out->share[i] = item_s[i] * inv;
+    for (uint32_t i = 0; i < c->n_item; i++) out->share[i] *= inv;
     out->share[IMP_COST_ITEMS] = out->launch_s * inv;
     out->bound = bound_of(out);
     out->n_sample = 0;

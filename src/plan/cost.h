@@ -66,10 +66,14 @@ imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached);
 imp_cost_shape imp_cost_shape_chunk(uint32_t n_tok, uint32_t n_past, uint32_t n_out);
 /* n_seq sequences that each compute one token behind `past`. */
 imp_cost_shape imp_cost_shape_decode(double n_seq, double past);
-/* Without any correction: seconds of each item (count included) into item_s, launches and sync into the last one. */
-void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, double *item_s,
+/* Seconds of one item (count included) by arithmetic and by memory, without any correction: the greater one holds. */
+typedef struct imp_cost_pair {
+    double compute_s, memory_s;
+} imp_cost_pair;
+/* Fills item[n_item] and of *out flop, bytes and launch_s (launches and sync); the caller sums the times. */
+void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_pair *item,
                    imp_cost_time *out);
-/* The same, summed: sd is what the profile's ranges imply. */
+/* The sum, as the machine's numbers have it; sd is what their ranges imply. */
 void imp_cost_predict(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_time *out);
 
 #endif

@@ -6,7 +6,7 @@
 enum { FAR_RUN = 3, MAX_ACTIVE = 2 * IMP_COST_ITEMS + 3 };
 
 /* Variances before anything was seen: of the unit as a whole, of an op in general, of an op at a size. */
-static const double VAR_UNIT = 0.16, VAR_OP = 0.12, VAR_SIZE = 0.06;
+static const double VAR_UNIT = 0.16, VAR_OP = 0.2, VAR_SIZE = 0.02;
 static const double VAR_MIN_NOISE = 0.0004, VAR_DRIFT = 1e-6;
 static const double MAX_THETA = 5;
 
@@ -25,14 +25,16 @@ static double rows_of(const imp_cost_item *it, const imp_cost_shape *sh)
     return it->rows == IMP_ROWS_TOK ? sh->n_tok : it->rows == IMP_ROWS_OUT ? sh->n_out : sh->n_seq;
 }
 
-/* The two keys of an item: in general, and at this size. */
-static void keys_of(const imp_cost_item *it, const imp_cost_shape *sh, uint32_t key[2])
+/* The key of an item bound by memory or by arithmetic, and the key of its size. */
+static uint32_t bound_key(const imp_cost_item *it, bool compute)
 {
-    double rows = rows_of(it, sh);
+    return pack(it->op, it->dtype, compute ? 1 : 0, 0, false);
+}
+static uint32_t size_key(const imp_cost_item *it, const imp_cost_shape *sh)
+{
     uint32_t size =
         it->op == IMP_OP_ATTN ? ilog2(sh->keys / IMP_MAX(sh->n_tok, 1)) / 2 : ilog2(it->weight_bytes) / 2;
-    key[0] = pack(it->op, it->dtype, 0, 0, false);
-    key[1] = pack(it->op, it->dtype, IMP_MIN(ilog2(rows), 8u), size, true);
+    return pack(it->op, it->dtype, IMP_MIN(ilog2(rows_of(it, sh)), 8u), size, true);
 }
 
 static double prior_var(uint32_t key)
@@ -85,36 +87,42 @@ static void touch(gradient *g, uint32_t i, double h)
     g->h[g->n++] = h;
 }
 
-static double theta_of(const imp_learn *l, uint32_t i)
-{
-    return i == UINT32_MAX ? 0 : l->key[i].theta;
-}
+/* Which corrections an item has: keys, and where they stand (UINT32_MAX: not yet). */
+typedef struct item_keys {
+    uint32_t key[2], at[2];
+} item_keys;
 
-/* Times with corrections; fills shares and where the corrections stand. */
-static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, uint32_t (*where)[2],
+/* Times with corrections: which bound holds is decided after them. */
+static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, item_keys *where,
                   imp_cost_time *out)
 {
-    double item_s[IMP_COST_ITEMS + 1];
-    imp_cost_base(c, &l->machine, sh, item_s, out);
-    double unit = exp(l->key[0].theta), scale = 0, sum = 0;
+    imp_cost_pair item[IMP_COST_ITEMS];
+    imp_cost_base(c, &l->machine, sh, item, out);
+    double unit = exp(l->key[0].theta), sum = 0, part[2] = {0};
     for (uint32_t i = 0; i < c->n_item; i++) {
-        uint32_t key[2];
-        keys_of(&c->item[i], sh, key);
-        where[i][0] = find(l, key[0]);
-        where[i][1] = find(l, key[1]);
-        double f = theta_of(l, where[i][0]) + theta_of(l, where[i][1]);
-        out->share[i] = f == 0 ? item_s[i] : item_s[i] * exp(f);
-        sum += out->share[i];
+        item_keys *w = &where[i];
+        uint32_t key[2] = {bound_key(&c->item[i], false), bound_key(&c->item[i], true)};
+        uint32_t at[2] = {find(l, key[0]), find(l, key[1])};
+        double t_m = item[i].memory_s, t_c = item[i].compute_s;
+        if (at[0] != UINT32_MAX) t_m *= exp(l->key[at[0]].theta);
+        if (at[1] != UINT32_MAX) t_c *= exp(l->key[at[1]].theta);
+        int compute = t_c > t_m;
+        w->key[0] = key[compute];
+        w->at[0] = at[compute];
+        w->key[1] = size_key(&c->item[i], sh);
+        w->at[1] = find(l, w->key[1]);
+        double t = compute ? t_c : t_m;
+        if (w->at[1] != UINT32_MAX) t *= exp(l->key[w->at[1]].theta);
+        out->share[i] = t;
+        part[compute] += t;
+        sum += t;
     }
-    double base = out->s - out->launch_s;
-    scale = base > 0 ? sum / base : 1;
-    out->share[IMP_COST_ITEMS] = item_s[IMP_COST_ITEMS] * exp(l->key[1].theta);
-    double launch = out->share[IMP_COST_ITEMS];
+    double launch = out->launch_s * exp(l->key[1].theta);
     sum += launch;
     for (uint32_t i = 0; i < c->n_item; i++) out->share[i] /= sum;
-    out->share[IMP_COST_ITEMS] /= sum;
-    out->memory_s *= scale * unit;
-    out->compute_s *= scale * unit;
+    out->share[IMP_COST_ITEMS] = launch / sum;
+    out->memory_s = part[0] * unit;
+    out->compute_s = part[1] * unit;
     out->launch_s = launch * unit;
     out->s = sum * unit;
     out->bound = out->launch_s > out->memory_s && out->launch_s > out->compute_s ? IMP_BOUND_LAUNCH
@@ -122,7 +130,7 @@ static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *s
                                                                                  : IMP_BOUND_MEMORY;
 }
 
-static void gradient_of(const imp_cost *c, uint32_t (*where)[2], const imp_cost_time *t, gradient *g)
+static void gradient_of(const imp_cost *c, const item_keys *where, const imp_cost_time *t, gradient *g)
 {
     g->n = 0;
     g->unseen = 0;
@@ -131,8 +139,8 @@ static void gradient_of(const imp_cost *c, uint32_t (*where)[2], const imp_cost_
     for (uint32_t i = 0; i < c->n_item; i++) {
         if (t->share[i] < 1e-3) continue;
         for (int k = 0; k < 2; k++) {
-            if (where[i][k] != UINT32_MAX)
-                touch(g, where[i][k], t->share[i]);
+            if (where[i].at[k] != UINT32_MAX)
+                touch(g, where[i].at[k], t->share[i]);
             else
                 g->unseen += t->share[i] * t->share[i] * (k == 0 ? VAR_OP : VAR_SIZE);
         }
@@ -150,13 +158,14 @@ static double variance(const imp_learn *l, const gradient *g)
 void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, bool with_sd,
                        imp_cost_time *out)
 {
-    uint32_t where[IMP_COST_ITEMS][2];
+    item_keys where[IMP_COST_ITEMS];
     price(l, c, sh, where, out);
     out->sd = 0;
     out->n_sample = UINT32_MAX;
     for (uint32_t i = 0; i < c->n_item; i++)
         if (out->share[i] > 0.1)
-            out->n_sample = IMP_MIN(out->n_sample, where[i][1] == UINT32_MAX ? 0 : l->key[where[i][1]].n);
+            out->n_sample =
+                IMP_MIN(out->n_sample, where[i].at[1] == UINT32_MAX ? 0 : l->key[where[i].at[1]].n);
     if (out->n_sample == UINT32_MAX) out->n_sample = (uint32_t)IMP_MIN(l->n_observed, (uint64_t)UINT32_MAX);
     if (!with_sd) return;
     gradient g;
@@ -199,16 +208,15 @@ static void update(imp_learn *l, const gradient *g, double r, double s)
 void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, double actual)
 {
     if (!(actual > 0) || !isfinite(actual) || c->n_item == 0) return;
-    uint32_t where[IMP_COST_ITEMS][2];
+    item_keys where[IMP_COST_ITEMS];
     imp_cost_time t;
     price(l, c, sh, where, &t);
     for (uint32_t i = 0; i < c->n_item; i++) { /* corrections that this step can teach come into being */
         if (t.share[i] < 0.02) continue;
-        uint32_t key[2];
-        keys_of(&c->item[i], sh, key);
         for (int k = 0; k < 2; k++) {
-            if (where[i][k] == UINT32_MAX && (where[i][k] = find(l, key[k])) == UINT32_MAX)
-                where[i][k] = add(l, key[k]);
+            item_keys *w = &where[i];
+            if (w->at[k] == UINT32_MAX && (w->at[k] = find(l, w->key[k])) == UINT32_MAX)
+                w->at[k] = add(l, w->key[k]);
         }
     }
     gradient g;
@@ -224,7 +232,7 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
         l->key[g.at[a]].n++;
         l->key[g.at[a]].last_ns = now;
     }
-    if (l->n_observed > 8) { /* what is left once the corrections had their chance */
+    if (l->n_observed > 24) { /* what is left once the corrections had their chance */
         double e = IMP_MIN(used * used, 9 * l->noise);
         l->noise = IMP_MAX(l->noise + 0.02 * (e - l->noise), VAR_MIN_NOISE);
     }

@@ -59,7 +59,10 @@ typedef struct unit_price {
     const char *excluded;
     imp_cost_time prefill, decode; /* decode: one step with the request in the batch */
     double alone_s;                /* the same step without it */
+    double added_s;                /* what the prefill adds to the steps of those that generate there */
+    double n_chunk;
     double wait_s;
+    double first_s; /* prefill of the first chunk */
 } unit_price;
 
 static const char *why_not(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u)
@@ -71,27 +74,46 @@ static const char *why_not(const imp_placer *p, const imp_place_request *r, cons
     return NULL;
 }
 
+/* A chunk shares its step, and so the weights that are read, with the sequences that generate: what it adds is less than
+ * what it takes alone. */
+static void price_sharing(const imp_place_request *r, const imp_place_unit *u, double past, unit_price *out)
+{
+    const imp_learn *l = u->learn;
+    imp_cost_shape alone = imp_cost_shape_decode(u->n_decode, past);
+    uint32_t n = IMP_MIN(r->n_prompt, r->chunk);
+    imp_cost_shape chunk = imp_cost_shape_chunk(n, r->n_prompt / 2 - n / 2, 1), both = chunk;
+    both.n_tok += alone.n_tok, both.n_out += alone.n_out, both.n_seq += alone.n_seq;
+    both.keys += alone.keys, both.kv_tok += alone.kv_tok;
+    imp_cost_time t_alone, t_chunk, t_both;
+    imp_learn_predict(l, r->cost, &alone, false, &t_alone);
+    imp_learn_predict(l, r->cost, &chunk, false, &t_chunk);
+    imp_learn_predict(l, r->cost, &both, false, &t_both);
+    out->alone_s = t_alone.s;
+    double ratio = t_chunk.s > 0 ? (t_both.s - t_alone.s) / t_chunk.s : 1;
+    out->added_s = out->prefill.s * IMP_MIN(IMP_MAX(ratio, 0.02), 1.0);
+}
+
 static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit_price *out)
 {
     const imp_learn *l = u->learn;
-    out->wait_s = u->queued_s + (u->loaded ? 0 : u->load_s);
+    /* Short prompts share a step: a queue that fits one does not wait for each other. */
+    double crowd = r->chunk > 0 ? IMP_MIN(1.0, u->queued_tok / r->chunk) : 1;
+    out->wait_s = u->queued_s * crowd + (u->loaded ? 0 : u->load_s);
+    out->n_chunk = 1;
     if (r->embed) {
         imp_cost_shape sh = imp_cost_shape_chunk(r->n_prompt, 0, 1);
         imp_learn_predict(l, r->cost, &sh, true, &out->prefill);
+        out->added_s = out->first_s = out->prefill.s;
         out->decode = (imp_cost_time){.bound = out->prefill.bound};
         return;
     }
-    (void)imp_place_prefill_s(l, r->cost, r->n_prompt, IMP_MAX(r->chunk, 1u), &out->prefill);
+    out->n_chunk = (double)((r->n_prompt + r->chunk - 1) / r->chunk);
+    out->first_s = imp_place_prefill_s(l, r->cost, r->n_prompt, r->chunk, &out->prefill) / out->n_chunk;
+    out->added_s = out->prefill.s;
     double past = r->n_prompt + r->n_gen / 2.0;
     imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
     imp_learn_predict(l, r->cost, &with, true, &out->decode);
-    out->alone_s = 0;
-    if (u->n_decode > 0) {
-        imp_cost_shape without = imp_cost_shape_decode(u->n_decode, past);
-        imp_cost_time t;
-        imp_learn_predict(l, r->cost, &without, false, &t);
-        out->alone_s = t.s;
-    }
+    if (u->n_decode > 0) price_sharing(r, u, past, out);
 }
 
 static double joules_of(const imp_place_unit *u, double s)
@@ -130,16 +152,16 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     const unit_price *pa = &price[c->prefill], *pb = &price[c->decode];
     double n_step = r->embed ? 0 : IMP_MAX((double)r->n_gen - 1, 0);
     if (a != b) price_move(r, a, b, pa, c);
-    /* Steps of the prefill carry the decodes that run there; steps of the decode carry the prefills of others. */
-    double decode_load = a->n_decode > 0 && !r->embed ? pa->alone_s * 0.25 : 0;
     c->wait_s = pa->wait_s;
-    c->ttft_s = c->wait_s + pa->prefill.s + decode_load;
+    c->ttft_s = c->wait_s + pa->added_s + pa->n_chunk * pa->alone_s;
     c->tpot_s = r->embed ? 0 : pb->decode.s;
     double stall = a != b ? IMP_MAX(0.0, pb->wait_s - c->ttft_s) : 0;
     double service = c->ttft_s + c->exposed_s + stall + n_step * c->tpot_s;
-    /* Delay to others: running decodes stand still during this prefill, and their steps grow dearer. */
-    double harm = a->n_decode * pa->prefill.s + a->n_prefill * pa->prefill.s;
-    if (b->n_decode > 0) harm += b->n_decode * IMP_MAX(0.0, pb->decode.s - pb->alone_s) * n_step * 0.5;
+    /* Delay to others: those that generate wait for what this prefill adds, as many as queue now will queue behind it,
+     * and the steps of those that generate grow dearer. */
+    double fill = r->chunk > 0 ? IMP_MIN(1.0, (double)r->n_prompt / r->chunk) : 1;
+    double harm = (a->n_decode + a->n_prefill * fill) * pa->added_s;
+    if (b->n_decode > 0) harm += b->n_decode * IMP_MAX(0.0, pb->decode.s - pb->alone_s) * n_step * 0.75;
     double sd = sqrt(pow(pa->prefill.sd * pa->prefill.s, 2) + pow(pb->decode.sd * pb->decode.s * n_step, 2));
     double own = pa->prefill.s + n_step * c->tpot_s;
     c->sd = own > 0 ? sd / own : 0;
@@ -153,7 +175,7 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     double share = 1 / (b->n_decode + 1); /* a step's energy is shared by its batch */
     double ja = joules_of(a, pa->prefill.s), jb = joules_of(b, n_step * c->tpot_s * share);
     c->joules = ja < 0 || jb < 0 ? -1 : ja + jb;
-    double device = pa->prefill.s + n_step * (pb->decode.s - pb->alone_s);
+    double device = pa->added_s + n_step * (pb->decode.s - pb->alone_s);
     switch (p->policy) {
     case IMP_POLICY_LATENCY: c->total_s = service + harm; break;
     case IMP_POLICY_THROUGHPUT: c->total_s = IMP_MAX(pa->wait_s, pb->wait_s) + device; break;
@@ -181,24 +203,24 @@ static imp_place_class *recall(imp_placer *p, uint64_t key)
     return oldest;
 }
 
-/* A unit that stands idle, is not known well, and might win: worth a copy of this request on the side. */
-static int find_shadow(const imp_placer *p, const imp_place_unit *u, const imp_choice *c)
+/* A unit that stands idle, is not known well, and might win a phase: worth a copy of this request on the side. */
+static int find_shadow(const imp_placer *p, const imp_place_unit *u, const unit_price *price, imp_choice *c)
 {
     const imp_candidate *best = &c->cand[c->chosen];
     for (uint32_t i = 0; i < c->n_cand; i++) {
         const imp_candidate *x = &c->cand[i];
-        if (x->excluded != NULL || (int)i == c->chosen || x->prefill != x->decode) continue;
-        const imp_place_unit *unit = &u[x->prefill];
-        if (x->prefill == best->prefill || x->prefill == best->decode || !unit->loaded) continue;
-        if (unit->n_decode > 0 || unit->n_prefill > 0) continue;
-        if (x->n_sample >= 16 && x->sd < 0.08) continue;
-        if (x->lo_s > best->hi_s) continue;
-        if (p->explored_s + x->hi_s <= p->explore * (p->spent_s + 60)) return (int)i;
+        if (x->excluded != NULL || x->lo_s > best->hi_s || (x->n_sample >= 16 && x->sd < 0.08)) continue;
+        uint8_t unit = x->decode != best->decode ? x->decode : x->prefill;
+        if (unit == best->prefill || unit == best->decode || !u[unit].loaded) continue;
+        if (u[unit].n_decode > 0 || u[unit].n_prefill > 0) continue;
+        c->shadow_s = price[unit].first_s + IMP_PLACE_SHADOW_GEN * price[unit].decode.s;
+        if (p->explored_s + c->shadow_s <= p->explore * (p->spent_s + 60)) return unit;
     }
     return -1;
 }
 
-static void choose(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, imp_choice *out)
+static void choose(imp_placer *p, const imp_place_request *r, const imp_place_unit *u,
+                   const unit_price *price, imp_choice *out)
 {
     for (uint32_t i = 0; i < out->n_cand; i++) {
         const imp_candidate *c = &out->cand[i];
@@ -227,7 +249,7 @@ static void choose(imp_placer *p, const imp_place_request *r, const imp_place_un
     last->decode = c->decode;
     last->used = ++p->n_choice;
     p->spent_s += c->total_s;
-    out->shadow = find_shadow(p, u, out);
+    out->shadow = find_shadow(p, u, price, out);
 }
 
 void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, uint32_t n_unit,
@@ -237,7 +259,7 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
     n_unit = IMP_MIN(n_unit, (uint32_t)IMP_PLACE_UNITS);
     out->n_cand = 0;
     out->chosen = out->runner_up = out->shadow = -1;
-    out->margin = 0;
+    out->margin = out->shadow_s = 0;
     out->kept = false;
     for (uint32_t i = 0; i < n_unit; i++) {
         price[i] = (unit_price){.excluded = why_not(p, r, &u[i])};
@@ -251,7 +273,7 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
             if (c->excluded == NULL) c->excluded = pair_excluded(r, &u[a], &u[b]);
             if (c->excluded == NULL) price_pair(p, r, u, price, c);
         }
-    choose(p, r, u, out);
+    choose(p, r, u, price, out);
 }
 
 void imp_place_explored(imp_placer *p, double s)

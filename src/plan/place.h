@@ -12,7 +12,12 @@
 
 #include "plan/learn.h"
 
-enum { IMP_PLACE_UNITS = 8, IMP_PLACE_CAND = IMP_PLACE_UNITS * IMP_PLACE_UNITS, IMP_PLACE_CLASSES = 64 };
+enum {
+    IMP_PLACE_UNITS = 8,
+    IMP_PLACE_CAND = IMP_PLACE_UNITS * IMP_PLACE_UNITS,
+    IMP_PLACE_CLASSES = 64,
+    IMP_PLACE_SHADOW_GEN = 4
+};
 
 typedef enum imp_policy { IMP_POLICY_LATENCY, IMP_POLICY_THROUGHPUT, IMP_POLICY_ENERGY } imp_policy;
 /* false: no such policy. */
@@ -81,14 +86,16 @@ typedef struct imp_choice {
     int chosen;    /* -1: nothing is possible */
     int runner_up; /* -1: none */
     double margin; /* runner-up's price over the chosen one's, minus 1 */
-    int shadow; /* >= 0: worth trying on the side (an idle unit that is not known well); the caller may run a copy */
-    bool kept; /* the class's last choice was kept within the hysteresis */
+    int shadow; /* a unit worth trying on the side (idle and not known well), -1: none. The caller may run a copy of the
+                   prompt's first chunk there, with IMP_PLACE_SHADOW_GEN tokens, and say so */
+    double shadow_s; /* what that is predicted to take */
+    bool kept;       /* the class's last choice was kept within the hysteresis */
 } imp_choice;
 
 void imp_placer_init(imp_placer *p);
 void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, uint32_t n_unit,
                imp_choice *out);
-/* The caller did run a copy that was predicted to take `s` seconds. */
+/* The caller did run the copy. */
 void imp_place_explored(imp_placer *p, double s);
 /* Seconds of a prompt's prefill in chunks. */
 double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_prompt, uint32_t chunk,

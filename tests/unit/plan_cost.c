@@ -185,9 +185,11 @@ static void who_wins(void **state)
     imp_cost_shape sh = imp_cost_shape_chunk(128, 0, 1);
     double ane = ms("apple-m5-pro/ane", &c, sh), gpu = ms("apple-m5-pro/gpu", &c, sh),
            cpu = ms("apple-m5-pro/cpu", &c, sh);
-    print_message("# Qwen3-0.6B, 128 tokens, M5 Pro (published 12.5 9.3 46): ANE %.1f GPU %.1f CPU %.1f ms\n", ane, gpu, cpu);
+    print_message("# Qwen3-0.6B, 128 tokens, M5 Pro (published 12.5 9.3 46): ANE %.1f GPU %.1f CPU %.1f ms\n",
+                  ane, gpu, cpu);
     assert_true(gpu < ane && ane < cpu);
-    assert_true(fabs(log(ane / 12.5)) < log(2) && fabs(log(gpu / 9.3)) < log(2) && fabs(log(cpu / 46)) < log(2));
+    assert_true(fabs(log(ane / 12.5)) < log(2) && fabs(log(gpu / 9.3)) < log(2) &&
+                fabs(log(cpu / 46)) < log(2));
     sh = imp_cost_shape_decode(1, 100);
     assert_true(ms("apple-m5-pro/gpu", &c, sh) < ms("apple-m5-pro/ane", &c, sh)); /* 289 against 112 GB/s */
     imp_graph_free(g);
@@ -206,7 +208,9 @@ static void who_wins(void **state)
     sh = imp_cost_shape_chunk(1500, 0, 0);
     sh.keys = 1500.0 * 1500;
     ane = ms("apple-m1-max/ane", &c, sh), gpu = ms("apple-m1-max/gpu", &c, sh);
-    print_message("# Whisper-tiny encoder, M1 Max (published, machine not named: 11.2 7.3): ANE %.1f GPU %.1f ms\n", ane, gpu);
+    print_message(
+        "# Whisper-tiny encoder, M1 Max (published, machine not named: 11.2 7.3): ANE %.1f GPU %.1f ms\n",
+        ane, gpu);
     assert_true(gpu < ane);
     imp_machine a, b;
     assert_int_equal(imp_profile_machines("apple-m1-max/ane", &a, 1), 1);
@@ -226,11 +230,22 @@ static double gain(const char *system, const imp_cost *c, uint32_t n_prompt)
         assert_int_equal(imp_profile_machines(name, &m, 1), 1);
         imp_learn_init(&l[i], &m);
     }
-    imp_place_unit u[2] = {{.name = "gpu", .learn = &l[0], .n_ctx = 65536, .can_export = true, .can_import = true, .loaded = true},
-                           {.name = "ane", .learn = &l[1], .n_ctx = 65536, .can_export = true, .can_import = true, .loaded = true}};
+    imp_place_unit u[2] = {{.name = "gpu",
+                            .learn = &l[0],
+                            .n_ctx = 65536,
+                            .can_export = true,
+                            .can_import = true,
+                            .loaded = true},
+                           {.name = "ane",
+                            .learn = &l[1],
+                            .n_ctx = 65536,
+                            .can_export = true,
+                            .can_import = true,
+                            .loaded = true}};
     imp_placer p;
     imp_placer_init(&p);
-    imp_place_request r = {.cost = c, .n_prompt = n_prompt, .n_gen = 128, .n_need = n_prompt + 128, .chunk = 512};
+    imp_place_request r = {
+        .cost = c, .n_prompt = n_prompt, .n_gen = 128, .n_need = n_prompt + 128, .chunk = 512};
     imp_choice ch;
     imp_place(&p, &r, u, 2, &ch);
     double gpu = 0, split = 0;
@@ -244,7 +259,8 @@ static double gain(const char *system, const imp_cost *c, uint32_t n_prompt)
     assert_int_equal(best->decode, 0);
     assert_int_equal(best->prefill, split < gpu ? 1 : 0);
     free(l);
-    print_message("# ANE prefill + GPU decode, %s, %u tokens: %+.0f %%\n", system, n_prompt, 100 * (gpu / split - 1));
+    print_message("# ANE prefill + GPU decode, %s, %u tokens: %+.0f %%\n", system, n_prompt,
+                  100 * (gpu / split - 1));
     return gpu / split - 1;
 }
 
@@ -270,7 +286,8 @@ static void profiles_are_sound(void **state)
     assert_true(imp_profile_count() > 70);
     for (size_t i = 0; i < imp_profile_count(); i++) {
         const imp_profile *p = imp_profile_at(i);
-        static const imp_field need[] = {IMP_F_BW, IMP_F_E_BW, IMP_F_E_MM, IMP_F_K_HALF, IMP_F_E_ATTN, IMP_F_E_FAR, IMP_F_SYNC, IMP_F_LINK};
+        static const imp_field need[] = {IMP_F_BW,     IMP_F_E_BW,  IMP_F_E_MM, IMP_F_K_HALF,
+                                         IMP_F_E_ATTN, IMP_F_E_FAR, IMP_F_SYNC, IMP_F_LINK};
         for (size_t k = 0; k < IMP_COUNT(need); k++) assert_true(p->f[need[k]].v > 0);
         assert_true(p->f[IMP_F_F32].v > 0 || p->f[IMP_F_F16].v > 0);
         for (int f = 0; f < IMP_N_FIELD; f++) {
@@ -280,7 +297,8 @@ static void profiles_are_sound(void **state)
             assert_true(v->lo <= v->v + 1e-9 && v->v <= v->hi + 1e-9);
         }
         for (size_t k = 0; k < i; k++)
-            assert_false(strcmp(p->system, imp_profile_at(k)->system) == 0 && strcmp(p->unit, imp_profile_at(k)->unit) == 0);
+            assert_false(strcmp(p->system, imp_profile_at(k)->system) == 0 &&
+                         strcmp(p->unit, imp_profile_at(k)->unit) == 0);
     }
 }
 
