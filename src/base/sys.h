@@ -35,6 +35,19 @@ bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
 /* Write n bytes to path + ".tmp", sync, rename over path. */
 IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
+/* The folder is there afterwards; its parent must be. */
+IMP_MUST_USE imp_status imp_sys_make_dir(const char *path, imp_error *err);
+
+/* A file written piece by piece: to path + ".tmp", put in place when closed with keep. */
+typedef struct imp_sys_out imp_sys_out;
+IMP_MUST_USE imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err);
+IMP_MUST_USE imp_status imp_sys_out_write(imp_sys_out *o, const void *p, size_t n, imp_error *err);
+/* Overwrite bytes that were written before. */
+IMP_MUST_USE imp_status imp_sys_out_patch(imp_sys_out *o, uint64_t at, const void *p, size_t n,
+                                          imp_error *err);
+uint64_t imp_sys_out_n(const imp_sys_out *o); /* bytes written so far */
+/* Frees o in any case; keep false: nothing remains. NULL is allowed. */
+IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err);
 
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
 void imp_sys_memory(uint64_t *total, uint64_t *available);
@@ -45,7 +58,7 @@ void imp_sys_pin_thread(uint32_t core);
 
 /* Fault injection: the nth counted call from now on fails (1 = the next); 0 switches it off. */
 void imp_sys_fail_at(uint64_t n);
-uint64_t imp_sys_n_call(void); /* counted calls so far */
+uint64_t imp_sys_n_call(void);  /* counted calls so far */
 uint64_t imp_sys_n_alloc(void); /* heap calls so far: the decode loop must not raise it */
 bool imp_sys_should_fail(void); /* counts one call; for seams outside this file */
 

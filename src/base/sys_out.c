@@ -1,0 +1,108 @@
+/* base/sys_out.c - folders, and files written piece by piece.
+ *
+ * Always:  a stream writes to path + ".tmp"; only closing it well puts the file in its place. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+enum { OUT_BUFFER = 1 << 18 };
+
+struct imp_sys_out {
+    int fd;
+    char *path, *tmp;
+    uint64_t n;    /* bytes taken so far */
+    size_t n_held; /* of them, still in held */
+    char held[OUT_BUFFER];
+};
+
+static imp_status failed(imp_error *err, const char *what, const char *path)
+{
+    return imp_fail(err, errno == ENOMEM ? IMP_NOMEM : IMP_IO, "cannot %s %s: %s", what, path,
+                    strerror(errno));
+}
+
+imp_status imp_sys_make_dir(const char *path, imp_error *err)
+{
+    int r = imp_sys_should_fail() ? (errno = EIO, -1) : mkdir(path, 0755);
+    if (r != 0 && !(errno == EEXIST && imp_sys_is_dir(path))) return failed(err, "make the folder", path);
+    return IMP_OK;
+}
+
+imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err)
+{
+    *out = NULL;
+    imp_sys_out *o = imp_sys_calloc(1, sizeof *o);
+    size_t n = strlen(path);
+    char *tmp = imp_sys_malloc(n + 5), *copy = imp_sys_strdup(path);
+    if (o == NULL || tmp == NULL || copy == NULL) {
+        imp_sys_free(o), imp_sys_free(tmp), imp_sys_free(copy);
+        return imp_fail(err, IMP_NOMEM, "out of memory while writing %s", path);
+    }
+    memcpy(tmp, path, n);
+    memcpy(tmp + n, ".tmp", 5);
+    o->path = copy;
+    o->tmp = tmp;
+    o->fd =
+        imp_sys_should_fail() ? (errno = EIO, -1) : open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (o->fd < 0) {
+        imp_status s = failed(err, "create", path);
+        imp_sys_free(o->path), imp_sys_free(o->tmp), imp_sys_free(o);
+        return s;
+    }
+    *out = o;
+    return IMP_OK;
+}
+
+static imp_status flush(imp_sys_out *o, const char *p, size_t n, imp_error *err)
+{
+    while (n > 0) {
+        ssize_t w = imp_sys_should_fail() ? (errno = ENOSPC, -1) : write(o->fd, p, n);
+        if (w < 0 && errno == EINTR) continue;
+        if (w <= 0) return failed(err, "write", o->path);
+        p += w;
+        n -= (size_t)w;
+    }
+    return IMP_OK;
+}
+
+imp_status imp_sys_out_write(imp_sys_out *o, const void *p, size_t n, imp_error *err)
+{
+    o->n += n;
+    if (o->n_held + n > OUT_BUFFER) {
+        IMP_TRY(flush(o, o->held, o->n_held, err));
+        o->n_held = 0;
+        if (n >= OUT_BUFFER) return flush(o, p, n, err);
+    }
+    memcpy(o->held + o->n_held, p, n);
+    o->n_held += n;
+    return IMP_OK;
+}
+
+imp_status imp_sys_out_patch(imp_sys_out *o, uint64_t at, const void *p, size_t n, imp_error *err)
+{
+    IMP_TRY(flush(o, o->held, o->n_held, err));
+    o->n_held = 0;
+    ssize_t w = imp_sys_should_fail() ? (errno = ENOSPC, -1) : pwrite(o->fd, p, n, (off_t)at);
+    return w == (ssize_t)n ? IMP_OK : failed(err, "write", o->path);
+}
+
+uint64_t imp_sys_out_n(const imp_sys_out *o)
+{
+    return o->n;
+}
+
+imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err)
+{
+    if (o == NULL) return IMP_OK;
+    imp_status s = keep ? flush(o, o->held, o->n_held, err) : IMP_OK;
+    if (s == IMP_OK && keep && fsync(o->fd) != 0) s = failed(err, "write", o->path);
+    close(o->fd);
+    if (s == IMP_OK && keep && rename(o->tmp, o->path) != 0) s = failed(err, "rename to", o->path);
+    if (s != IMP_OK || !keep) (void)unlink(o->tmp);
+    imp_sys_free(o->path), imp_sys_free(o->tmp), imp_sys_free(o);
+    return s;
+}
