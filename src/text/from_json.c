@@ -8,11 +8,13 @@
  * Source:  the serialised form of Hugging Face tokenizers 0.2x. */
 #include <math.h>
 
+#include "text/json_bulk.h"
 #include "text/json_steps.h"
 
 typedef struct reader {
     imp_tokenizer *t;
     const json_t *root, *model, *vocab, *added, *config;
+    const imp_json_bulk *bulk; /* vocab as an object, and merges: the tree has them empty */
     imp_vocab_model kind;
     imp_error *err;
 } reader;
@@ -44,7 +46,7 @@ static imp_status find_model(reader *r)
     else
         return imp_fail_field(r->err, IMP_UNSUPPORTED, "model",
                               "the tokenizer model \"%.60s\" is not supported", type);
-    bool form = r->kind == IMP_VOCAB_UNIGRAM ? json_is_array(r->vocab) : json_is_object(r->vocab);
+    bool form = r->kind == IMP_VOCAB_UNIGRAM ? json_is_array(r->vocab) : r->bulk->has_vocab;
     return form ? IMP_OK : bad(r, "vocab");
 }
 
@@ -59,19 +61,13 @@ static imp_status read_id(const reader *r, const json_t *v, const char *what, ui
 
 static imp_status count_ids(reader *r, size_t *out)
 {
-    uint64_t top = 0, id;
+    uint64_t top = 0, id = 0;
     size_t n = 0;
-    const char *key;
-    json_t *value;
     if (r->kind == IMP_VOCAB_UNIGRAM) {
         top = n = json_array_size(r->vocab);
     } else {
-        json_object_foreach((json_t *)r->vocab, key, value)
-        {
-            IMP_TRY(read_id(r, value, "vocab", &id));
-            top = IMP_MAX(top, id + 1);
-        }
-        n = json_object_size(r->vocab);
+        n = r->bulk->n;
+        for (size_t i = 0; i < n; i++) top = IMP_MAX(top, (uint64_t)r->bulk->id[i] + 1);
     }
     r->added = json_object_get(r->root, "added_tokens");
     if (r->added && !json_is_null(r->added) && !json_is_array(r->added)) return bad(r, "added_tokens");
@@ -92,12 +88,10 @@ static imp_status read_vocab(reader *r)
 {
     imp_tokenizer *t = r->t;
     json_t *value;
+    const imp_json_bulk *b = r->bulk;
     if (r->kind != IMP_VOCAB_UNIGRAM) {
-        for (void *it = json_object_iter((json_t *)r->vocab); it;
-             it = json_object_iter_next((json_t *)r->vocab, it)) {
-            uint32_t id = (uint32_t)json_integer_value(json_object_iter_value(it));
-            IMP_TRY(imp_tok_set_piece(t, id, json_object_iter_key(it), json_object_iter_key_len(it), r->err));
-        }
+        for (size_t i = 0; i < b->n; i++)
+            IMP_TRY(imp_tok_set_piece(t, b->id[i], b->piece[i].p, b->piece[i].n, r->err));
         return IMP_OK;
     }
     t->score = imp_arena_array(t->arena, t->n, sizeof *t->score);
@@ -171,41 +165,15 @@ static imp_status must_be_empty(const reader *r, const char *key)
     return imp_fail_field(r->err, IMP_UNSUPPORTED, key, "a BPE tokenizer with %s is not supported", key);
 }
 
-/* "a b" or ["a", "b"] */
-static bool merge_parts(const json_t *j, imp_vocab_str *a, imp_vocab_str *b)
-{
-    if (json_is_array(j)) {
-        const json_t *x = json_array_get(j, 0), *y = json_array_get(j, 1);
-        if (json_array_size(j) != 2 || !json_is_string(x) || !json_is_string(y)) return false;
-        *a = (imp_vocab_str){json_string_value(x), json_string_length(x)};
-        *b = (imp_vocab_str){json_string_value(y), json_string_length(y)};
-        return true;
-    }
-    if (!json_is_string(j)) return false;
-    const char *p = json_string_value(j);
-    size_t n = json_string_length(j);
-    const char *gap = memchr(p, ' ', n);
-    if (!gap || memchr(gap + 1, ' ', n - (size_t)(gap + 1 - p))) return false;
-    *a = (imp_vocab_str){p, (size_t)(gap - p)};
-    *b = (imp_vocab_str){gap + 1, n - (size_t)(gap + 1 - p)};
-    return true;
-}
-
 static imp_status read_merges(reader *r)
 {
-    const json_t *list = json_object_get(r->model, "merges");
-    if (!json_is_array(list)) return bad(r, "merges");
-    size_t n = json_array_size(list);
+    if (!r->bulk->has_merges) return bad(r, "merges");
+    size_t n = r->bulk->n_merge;
     if (n >= UINT32_MAX || !imp_merges_init(&r->t->merges, r->t->arena, n)) return imp_tok_nomem(r->err);
     imp_buf both = {0};
     imp_status status = IMP_OK;
     for (size_t i = 0; status == IMP_OK && i < n; i++) {
-        imp_vocab_str a, b;
-        if (!merge_parts(json_array_get(list, i), &a, &b)) {
-            status =
-                imp_fail_field(r->err, IMP_FORMAT, "merges", "merge %zu of the tokenizer is not a pair", i);
-            break;
-        }
+        imp_vocab_str a = r->bulk->merge[2 * i], b = r->bulk->merge[2 * i + 1];
         both.n = 0;
         imp_buf_add(&both, a.p, a.n);
         imp_buf_add(&both, b.p, b.n);
@@ -376,18 +344,29 @@ static imp_status read_all(reader *r)
     return imp_tok_finish(r->t, r->err);
 }
 
+static imp_status parse(reader *r, const char *json, size_t n, imp_json_bulk *bulk, json_t **root)
+{
+    json_error_t where;
+    IMP_TRY(imp_json_bulk_read(bulk, json, n, r->err));
+    *root = json_loadb(bulk->rest.data ? bulk->rest.data : "", bulk->rest.n,
+                       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
+    if (!*root) return imp_fail(r->err, IMP_FORMAT, "tokenizer.json is not valid JSON: %s", where.text);
+    r->root = *root;
+    r->bulk = bulk;
+    return IMP_OK;
+}
+
 imp_status imp_tokenizer_from_json(const char *json, size_t n, const json_t *tokenizer_config,
                                    imp_tokenizer **out, imp_error *err)
 {
     *out = NULL;
-    json_error_t where;
-    json_t *root = json_loadb(json, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
-    if (!root)
-        return imp_fail_at(err, IMP_FORMAT, where.position > 0 ? (uint64_t)where.position : 0,
-                           "tokenizer.json is not valid JSON: %s (line %d)", where.text, where.line);
-    reader r = {.root = root, .config = tokenizer_config, .err = err};
-    imp_status status = read_all(&r);
+    imp_json_bulk bulk;
+    json_t *root = NULL;
+    reader r = {.config = tokenizer_config, .err = err};
+    imp_status status = parse(&r, json, n, &bulk, &root);
+    if (status == IMP_OK) status = read_all(&r);
     json_decref(root);
+    imp_json_bulk_deinit(&bulk);
     if (status != IMP_OK) {
         imp_tokenizer_free(r.t);
         return status;

@@ -138,7 +138,7 @@ static const struct {
     {"merge of three",
      {.model = "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a a\"]}"},
      IMP_FORMAT,
-     "merge 0"},
+     "not a pair"},
     {"unknown token missing",
      {.model = "{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"a\":0},\"merges\":[]}"},
      IMP_INVALID,
@@ -176,6 +176,30 @@ static const struct {
      IMP_UNSUPPORTED,
      "colour"},
     {"top level", {.more = ",\"surprise\":1"}, IMP_UNSUPPORTED, "surprise"},
+    {"escape",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"\\q\":0,\"<s>\":1},\"merges\":[]}"},
+     IMP_FORMAT,
+     "escape"},
+    {"lone surrogate",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"\\udc00\":0,\"<s>\":1},\"merges\":[]}"},
+     IMP_FORMAT,
+     "escape"},
+    {"unfinished vocabulary",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"<s>\":1"},
+     IMP_FORMAT,
+     "not valid JSON"},
+    {"vocabulary twice",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"vocab\":{},\"merges\":[]}"},
+     IMP_FORMAT,
+     "duplicate"},
+    {"a piece twice",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"<s>\":1,\"a\":2},\"merges\":[]}"},
+     IMP_INVALID,
+     "same spelling"},
+    {"id with a fraction",
+     {.model = "{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}"},
+     IMP_FORMAT,
+     "vocabulary"},
     {"not JSON", {.more = ",,"}, IMP_FORMAT, "not valid JSON"},
 };
 
@@ -195,6 +219,56 @@ static void test_refused(void **state)
         imp_status s = imp_tokenizer_from_json(json, strlen(json), NULL, &t, &err);
         if (s != refused[i].want || !strstr(err.text, refused[i].says) || t)
             fail_msg("%s: status %s, \"%s\"", refused[i].title, imp_status_name(s), err.text);
+    }
+}
+
+/* Escapes of the vocabulary's strings, white space between its parts. */
+static void test_json_escapes(void **state)
+{
+    (void)state;
+    static const char json[] = "{ \"added_tokens\" : [ ] ,\n \"model\" : { \"merges\" : [ [ \"a\" , "
+                               "\"\\u00e9\" ] , \"\\ud83d\\udc4d \\\"\" ] ,\r\n"
+                               "\"type\":\"BPE\", \"vocab\" : { \"a\" : 0 , \"\\u00e9\" : "
+                               "1,\t\"\\ud83d\\udc4d\":2, \"\\\"\":3, \"\\\\\\/\\n\":4, "
+                               "\"a\\u00E9\":5, \"\xF0\x9F\x91\x8D\\\"\":6, \"\\u0000\":7 } } }";
+    static const struct {
+        const char *piece;
+        size_t n;
+    } want[] = {{"a", 1},     {"\xC3\xA9", 2},  {"\xF0\x9F\x91\x8D", 4},   {"\"", 1},
+                {"\\/\n", 3}, {"a\xC3\xA9", 3}, {"\xF0\x9F\x91\x8D\"", 5}, {"\0", 1}};
+    imp_tokenizer *t;
+    imp_error err = {0};
+    if (imp_tokenizer_from_json(json, sizeof json - 1, NULL, &t, &err) != IMP_OK) fail_msg("%s", err.text);
+    for (size_t i = 0; i < IMP_COUNT(want); i++) {
+        size_t n;
+        const char *p = imp_tokenizer_piece(t, (int32_t)i, &n);
+        assert_int_equal(n, want[i].n);
+        assert_memory_equal(p, want[i].piece, n);
+    }
+    imp_ids ids = {0};
+    assert_int_equal(imp_tokenizer_encode(t, "a\xC3\xA9\xF0\x9F\x91\x8D\"", 8, 0, &ids, &err), IMP_OK);
+    assert_int_equal(ids.n, 2);
+    assert_int_equal(ids.id[0], 5);
+    assert_int_equal(ids.id[1], 6);
+    imp_ids_deinit(&ids);
+    imp_tokenizer_free(t);
+}
+
+/* Cut at every byte, a tokenizer.json is refused with a reason. */
+static void test_json_truncated(void **state)
+{
+    (void)state;
+    char json[4096];
+    compose(&(parts){0}, json, sizeof json);
+    for (size_t n = 0; n < strlen(json); n++) {
+        imp_tokenizer *t;
+        imp_error err = {0};
+        char *exact = malloc(n + 1);
+        memcpy(exact, json, n);
+        assert_int_not_equal(imp_tokenizer_from_json(exact, n, NULL, &t, &err), IMP_OK);
+        assert_null(t);
+        assert_true(err.text[0]);
+        free(exact);
     }
 }
 
@@ -643,6 +717,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_vocab_refused),
+        cmocka_unit_test(test_json_escapes),
+        cmocka_unit_test(test_json_truncated),
         cmocka_unit_test(test_spm_by_hand),
         cmocka_unit_test(test_decode_by_hand),
         cmocka_unit_test(test_regex),
