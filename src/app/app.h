@@ -44,6 +44,7 @@ app_result cmd_check(app *a);
 app_result cmd_devices(app *a);
 app_result cmd_plan(app *a);
 app_result cmd_show(app *a);
+app_result cmd_render(app *a);
 
 /* ---- help.c ---- */
 const app_cmd *app_cmd_at(app_cmd_id id);

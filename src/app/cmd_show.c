@@ -5,6 +5,7 @@
 #include "model/net.h"
 #include "plan/host.h"
 #include "text/chat.h"
+#include "text/jinja.h"
 
 /* ---- show --------------------------------------------------------------------------------------------- */
 
@@ -12,7 +13,12 @@
 static const char *chat_family(const imp_net *net)
 {
     if (!net->cfg.can_generate || !net->tok) return NULL;
-    return imp_chat_name(imp_chat_detect(net->tok, net->chat_template));
+    const char *name = imp_chat_name(imp_chat_detect(net->tok, net->chat_template));
+    imp_jinja *t;
+    if (!net->chat_template) return name;
+    if (imp_jinja_compile(net->chat_template, strlen(net->chat_template), &t, NULL) != IMP_OK) return NULL;
+    imp_jinja_free(t);
+    return name ? name : "jinja";
 }
 
 static json_t *show_json(const imp_net *net, const char *path)
@@ -64,7 +70,7 @@ static void show_human(const imp_net *net, const char *path)
                c->normalize ? ", normalised" : "");
     if (!c->can_generate) return;
     const char *chat = chat_family(net);
-    printf("%-14s%s%s\n", "chat", chat ? chat : "refused: its template is not known",
+    printf("%-14s%s%s\n", "chat", chat ? chat : "refused: its template is not understood",
            net->chat_template ? " (the file has a template)" : "");
 }
 

@@ -63,6 +63,11 @@ static const app_cmd commands[N_CMD] = {
                   cmd_plan},
     [CMD_SHOW] = {"show", "MODEL", "what a model is", 1, 1,
                   "Architecture, sizes, types, tokenizer. -v adds the file's metadata.", cmd_show},
+    [CMD_RENDER] = {"render", "MODEL|FILE.jinja CONVERSATION.json", "the prompt text that a chat becomes", 2, 2,
+                    "CONVERSATION.json holds {\"messages\":[...],\"tools\":[...]}; other keys are variables of the "
+                    "template. '-' reads it\n"
+                    "from standard input. MODEL's own template and its BOS and EOS are used, or those of the file.",
+                    cmd_render},
 };
 
 const app_cmd *app_cmd_at(app_cmd_id id)

@@ -22,6 +22,7 @@ typedef enum app_cmd_id {
     CMD_DEVICES,
     CMD_PLAN,
     CMD_SHOW,
+    CMD_RENDER,
     N_CMD
 } app_cmd_id;
 
@@ -126,6 +127,8 @@ typedef enum app_opt_type {
     X(PLAN_BATCH, "batch", 'b', TYPE_UINT, 1, 4096, NULL, "B", C_(PLAN), "sequences at once; as --parallel") \
     X(PPL_WINDOWS, "windows", 0, TYPE_UINT, 1, 1e9, NULL, "N", C_(PERPLEXITY), "stop after N windows")       \
     X(NO_MEASURE, "no-measure", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list only; measure nothing")     \
+    X(GENERATION_PROMPT, "generation-prompt", 0, TYPE_BOOL, 0, 0, NULL, "", C_(RENDER),                       \
+      "end where the assistant's answer begins")                                                            \
     X(JSON, "json", 0, TYPE_BOOL, 0, 0, NULL, "", CMDS_ALL, "one JSON document on stdout")                   \
     X(QUIET, "quiet", 'q', TYPE_BOOL, 0, 0, NULL, "", CMDS_ALL, "no progress on stderr")                     \
     X(LOG_LEVEL, "log-level", 0, TYPE_CHOICE, 0, 0, "warn", "error|warn|info|debug", CMDS_ALL,               \

@@ -10,6 +10,7 @@
 #include "plan/fit.h"
 #include "sched/sched.h"
 #include "text/chat.h"
+#include "text/jinja.h"
 
 enum { MAX_MODEL = 64 };
 
@@ -19,7 +20,10 @@ struct imp_model {
     char *id, *path;
     imp_net *net;
     imp_fit fit;
-    imp_chat_family chat;
+    imp_jinja *template;    /* the model's own chat template; NULL: none, or not understood */
+    imp_error no_template;  /* why it is not understood; status OK: there is none */
+    imp_chat_family chat;   /* for a model without a template: what its control tokens say */
+    char template_id[32];   /* "chatml", "jinja"; "": chat is refused */
     imp_exec *generate, *embed;
     imp_sched *sched;
     bool leaving; /* to be taken out by the scheduler thread */
@@ -42,6 +46,8 @@ struct imp_engine {
     imp_stats past; /* of models that were unloaded */
 };
 
+/* Find out how chats are written for this model; NOMEM only. */
+imp_status imp_model_init_chat(imp_model *m, imp_error *err);
 /* What config and machine allow, for imp_fit_compute. */
 imp_fit_want imp_engine_want(const imp_engine *e);
 void imp_model_free(imp_model *m); /* not registered any more; scheduler thread or no thread left */

@@ -44,7 +44,7 @@ static void fill_info(imp_model *m)
                                .arch = c->arch,
                                .type = c->type,
                                .device = m->engine->device->name,
-                               .template_id = imp_chat_name(m->chat),
+                               .template_id = m->template_id[0] != 0 ? m->template_id : NULL,
                                .n_param = c->n_param,
                                .file_bytes = c->file_bytes,
                                .n_vocab = c->n_vocab,
@@ -128,12 +128,8 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
                        ? imp_fail(err, IMP_NOMEM, "not enough memory to load a model")
                        : IMP_OK;
     if (s == IMP_OK) s = imp_net_open(path, e->config.n_ctx, &m->net, err);
-    if (s == IMP_OK) {
-        m->chat = m->net->tok != NULL && m->net->generate != NULL
-                      ? imp_chat_detect(m->net->tok, m->net->chat_template)
-                      : IMP_CHAT_NONE;
-        s = compile(m, err);
-    }
+    if (s == IMP_OK) s = imp_model_init_chat(m, err);
+    if (s == IMP_OK) s = compile(m, err);
     if (s == IMP_OK) {
         fill_info(m);
         s = register_model(m, err);
@@ -154,6 +150,7 @@ void imp_model_free(imp_model *m)
     }
     if (m->generate != NULL) m->generate->dev->ops->exec_free(m->generate);
     if (m->embed != NULL) m->embed->dev->ops->exec_free(m->embed);
+    imp_jinja_free(m->template);
     imp_net_close(m->net);
     imp_sys_free(m->id);
     imp_sys_free(m->path);
