@@ -105,17 +105,20 @@ static bool bench_matmul_shape(const imp_matmul *v, imp_dtype type, uint32_t m, 
     if (imp_dtype_bytes(type, (uint64_t)n * k, &bytes) != IMP_OK) return false;
     bool q8 = v->x_form == IMP_X_Q8;
     size_t x_row = q8 ? k / 32 * sizeof(imp_q8_block) : k * sizeof(float), x_bytes = x_row * m,
-           y_bytes = (size_t)m * n * sizeof(float), s_bytes = v->scratch_bytes ? v->scratch_bytes(k) : 64;
+           y_bytes = (size_t)m * n * sizeof(float), s_bytes = v->scratch_bytes ? v->scratch_bytes(k) : 64,
+           p_bytes = v->packed_bytes ? v->packed_bytes(n, k) : 64;
     uint8_t *w = imp_sys_pages(bytes), *x = imp_sys_pages(x_bytes), *y = imp_sys_pages(y_bytes),
-            *s = imp_sys_pages(s_bytes);
-    bool ok = w && x && y && s;
+            *s = imp_sys_pages(s_bytes), *p = imp_sys_pages(p_bytes);
+    bool ok = w && x && y && s && p;
     if (ok) {
         /* a block of any bytes with a scale of zero or small: no NaN, which would be slow on some CPUs */
         memset(w, 0x11, bytes);
         if (type == IMP_F32 || type == IMP_F16 || type == IMP_BF16) memset(w, 0x3c, bytes);
         imp_tensor t = {.dtype = type, .n_dim = 2, .dim = {n, k, 1, 1}, .data = w};
+        if (v->pack) v->pack(&t, p);
         struct matmul_job j = {v,
                                {.w = &t,
+                                .wp = p,
                                 .x = x,
                                 .x_stride = x_row,
                                 .y = (float *)(void *)y,
@@ -134,6 +137,7 @@ static bool bench_matmul_shape(const imp_matmul *v, imp_dtype type, uint32_t m, 
     if (x) imp_sys_pages_free(x, x_bytes);
     if (y) imp_sys_pages_free(y, y_bytes);
     if (s) imp_sys_pages_free(s, s_bytes);
+    if (p) imp_sys_pages_free(p, p_bytes);
     return ok;
 }
 

@@ -2,8 +2,7 @@
 #include "kern/arm/simd_neon.h"
 #include "kern/body/matmul_f_body.h"
 
-const imp_matmul imp_matmul_any_neon =
-    MATMUL_F("any", "neon", IMP_CPU_NEON, IMP_DTYPE_NONE, run_any, any_scratch_bytes);
-const imp_matmul imp_matmul_f32_neon = MATMUL_F("f32", "neon", IMP_CPU_NEON, IMP_F32, run_f32, NULL);
-const imp_matmul imp_matmul_f16_neon = MATMUL_F("f16", "neon", IMP_CPU_NEON, IMP_F16, run_f16, NULL);
-const imp_matmul imp_matmul_bf16_neon = MATMUL_F("bf16", "neon", IMP_CPU_NEON, IMP_BF16, run_bf16, NULL);
+const imp_matmul imp_matmul_any_neon = MATMUL_F_ANY("neon", IMP_CPU_NEON);
+const imp_matmul imp_matmul_f32_neon = MATMUL_F_32("neon", IMP_CPU_NEON);
+const imp_matmul imp_matmul_f16_neon = MATMUL_F_16("f16", "neon", IMP_CPU_NEON, IMP_F16, run_f16);
+const imp_matmul imp_matmul_bf16_neon = MATMUL_F_16("bf16", "neon", IMP_CPU_NEON, IMP_BF16, run_bf16);

@@ -1,161 +1,222 @@
-/* kern/body/matmul_f_body.h - matmul with f32 activations: weights f32, f16, bf16, or any type decoded to f32 rows.
+/* kern/body/matmul_f_body.h - matmul with f32 activations: weights f32, f16, bf16, or any type decoded to f32.
  *
  * Place:   included once by matmul_f_<isa>.c after that instruction set's simd_*.h.
- * Idea:    tiles of rows of w by rows of x in registers; each element is W lanes of fused multiply-adds over k, then one
- *          tree, then the bias. The tile's size changes nothing about that order. Rows of w are taken in chunks that
- *          stay in the second-level cache while all rows of x pass by.
- * Accuracy: k/W + log2(W) + 2 roundings of the sum of absolute terms. */
+ * Idea:    panel_body.h says how the work is cut. The weights keep their type and are widened as they are loaded: once
+ *          for all rows of a tile.
+ * Layout:  packed: [ceil(n / PANEL)][k][PANEL] elements of the weight's own type, zeros past n.
+ * Accuracy: KC + k / KC + 1 roundings of the sum of absolute terms. */
 #ifndef IMP_KERN_MATMUL_F_BODY_H
 #define IMP_KERN_MATMUL_F_BODY_H
 
-/* Rows of w for several rows of x (as many as registers hold), rows of x, rows of w for a single x. */
-enum { F_NW = W == 8 ? 2 : 4, F_NX = 4, F_NW_VEC = 8 };
+#include "kern/body/panel_body.h"
 
 typedef vf (*load_fn)(const void *p);
-typedef vf (*loadn_fn)(const void *p, size_t n);
 
 IMP_INLINE vf load_w_f32(const void *p)
 {
     return v_load(p);
 }
-IMP_INLINE vf loadn_w_f32(const void *p, size_t n)
+
+struct f_tile {
+    const float *x; /* rows XS apart */
+    const uint8_t *w;
+    size_t kc;
+    struct panel_out out;
+};
+typedef void (*f_tile_fn)(const struct f_tile *t, uint32_t nx);
+
+IMP_INLINE void f_tile_of(const struct f_tile *t, uint32_t nx, size_t elem, load_fn load)
 {
-    return v_loadn(p, n, 0);
+    vf acc[MR][2];
+    IMP_UNROLL
+    for (uint32_t i = 0; i < nx; i++) acc[i][0] = acc[i][1] = v_set1(0);
+    const float *x = t->x, *end = x + t->kc;
+    const uint8_t *w = t->w;
+    for (; x < end; x++, w += PANEL * elem) {
+        vf w0 = load(w), w1 = load(w + W * elem);
+        if (nx == 1) __builtin_prefetch(w + 4096);
+        IMP_UNROLL
+        for (uint32_t i = 0; i < nx; i++) {
+            vf xv = v_set1(x[i * XS]);
+            acc[i][0] = v_fma(w0, xv, acc[i][0]);
+            acc[i][1] = v_fma(w1, xv, acc[i][1]);
+        }
+    }
+    IMP_UNROLL
+    for (uint32_t i = 0; i < nx; i++) panel_store(&t->out, i, acc[i][0], acc[i][1]);
 }
 
-/* What one call works on; every row of w is `w_stride` bytes. */
+#define F_TILES(type, elem, load)                                                                            \
+    static __attribute__((noinline)) void tile_##type(const struct f_tile *t, uint32_t nx)                   \
+    {                                                                                                        \
+        switch (nx) {                                                                                        \
+        case 12: f_tile_of(t, MR == 12 ? 12 : 1, elem, load); break;                                         \
+        case 8: f_tile_of(t, MR == 12 ? 8 : 1, elem, load); break;                                           \
+        case 6: f_tile_of(t, 6, elem, load); break;                                                          \
+        case 4: f_tile_of(t, 4, elem, load); break;                                                          \
+        case 2: f_tile_of(t, 2, elem, load); break;                                                          \
+        default: f_tile_of(t, 1, elem, load); break;                                                         \
+        }                                                                                                    \
+    }
+F_TILES(f32, 4, load_w_f32)
+F_TILES(f16, 2, v_load_f16)
+F_TILES(bf16, 2, v_load_bf16)
+
+/* The panels that lie at w, of which the first begins at column j0 of y; columns n0..n1-1 are asked for. */
 struct f_job {
+    const imp_matmul_args *a;
     const uint8_t *w;
-    size_t w_stride;
-    const uint8_t *x;
-    size_t x_stride;
-    const float *bias;
-    float *y;
-    size_t y_stride;
-    size_t k;
+    size_t k, elem;
+    uint32_t j0, n0, n1;
+    f_tile_fn tile;
+    float *x; /* scratch: XR rows, XS apart */
 };
 
-/* y[i][j] for i < nx, j < nw from the job's first row and column on. */
-IMP_INLINE void f_tile(const struct f_job *b, uint32_t i0, uint32_t j0, uint32_t nx, uint32_t nw, size_t elem,
-                       load_fn load, loadn_fn loadn)
+/* nx rows from row i on, of which x has the columns c..c+kc-1, against the panel at column j. */
+IMP_INLINE void f_panel(const struct f_job *b, uint32_t j, size_t c, size_t kc, uint32_t i, const float *x,
+                        uint32_t nx)
 {
-    vf acc[F_NX][F_NW_VEC];
-    const uint8_t *w[F_NW_VEC];
-    const float *x[F_NX];
-    IMP_UNROLL
-    for (uint32_t j = 0; j < nw; j++) w[j] = b->w + (j0 + j) * b->w_stride;
-    IMP_UNROLL
-    for (uint32_t i = 0; i < nx; i++) {
-        x[i] = (const float *)(const void *)(b->x + (i0 + i) * b->x_stride);
-        IMP_UNROLL
-        for (uint32_t j = 0; j < nw; j++) acc[i][j] = v_set1(0);
+    const imp_matmul_args *a = b->a;
+    struct f_tile t = {x,
+                       b->w + ((size_t)(j - b->j0) * b->k + c * PANEL) * b->elem,
+                       kc,
+                       {.y = a->y + i * a->y_stride + j,
+                        .y_stride = a->y_stride,
+                        .bias = a->bias != NULL && c + kc == b->k ? a->bias + j : NULL,
+                        .c0 = b->n0 > j ? b->n0 - j : 0,
+                        .c1 = IMP_MIN(b->n1 - j, (uint32_t)PANEL),
+                        .first = c == 0}};
+    b->tile(&t, nx);
+}
+
+IMP_INLINE const float *f_x_row(const imp_matmul_args *a, uint32_t i)
+{
+    return (const float *)(const void *)((const uint8_t *)a->x + i * a->x_stride);
+}
+
+static void f_run(const struct f_job *b)
+{
+    const imp_matmul_args *a = b->a;
+    if (a->m == 1) {
+        for (uint32_t j = b->j0; j < b->n1; j += PANEL)
+            for (size_t c = 0; c < b->k; c += KC)
+                f_panel(b, j, c, IMP_MIN(b->k - c, (size_t)KC), 0, f_x_row(a, 0) + c, 1);
+        return;
     }
-    size_t c = 0;
-    for (; c + W <= b->k; c += W) {
-        vf xv[F_NX];
-        IMP_UNROLL
-        for (uint32_t i = 0; i < nx; i++) xv[i] = v_load(x[i] + c);
-        IMP_UNROLL
-        for (uint32_t j = 0; j < nw; j++) {
-            vf wv = load(w[j] + c * elem);
-            IMP_UNROLL
-            for (uint32_t i = 0; i < nx; i++) acc[i][j] = v_fma(wv, xv[i], acc[i][j]);
+    for (size_t c = 0; c < b->k; c += KC) {
+        size_t kc = IMP_MIN(b->k - c, (size_t)KC);
+        for (uint32_t i0 = 0; i0 < a->m; i0 += XR) {
+            uint32_t n_row = IMP_MIN(a->m - i0, (uint32_t)XR);
+            for (uint32_t i = 0; i < n_row; i++)
+                memcpy(b->x + i * XS, f_x_row(a, i0 + i) + c, kc * sizeof(float));
+            for (uint32_t j = b->j0; j < b->n1; j += PANEL) {
+                for (uint32_t i = 0, nx; i < n_row; i += nx) {
+                    nx = panel_rows(n_row - i);
+                    f_panel(b, j, c, kc, i0 + i, b->x + i * XS, nx);
+                }
+            }
         }
     }
-    if (c < b->k) {
-        IMP_UNROLL
-        for (uint32_t j = 0; j < nw; j++) {
-            vf wv = loadn(w[j] + c * elem, b->k - c);
-            IMP_UNROLL
-            for (uint32_t i = 0; i < nx; i++)
-                acc[i][j] = v_fma(wv, v_loadn(x[i] + c, b->k - c, 0), acc[i][j]);
-        }
-    }
-    IMP_UNROLL
-    for (uint32_t i = 0; i < nx; i++) {
-        IMP_UNROLL
-        for (uint32_t j = 0; j < nw; j++)
-            b->y[(i0 + i) * b->y_stride + j0 + j] = v_hsum(acc[i][j]) + (b->bias ? b->bias[j0 + j] : 0);
-    }
 }
 
-/* nx rows of x against columns j0..j1-1. */
-IMP_INLINE void f_rows(const struct f_job *b, uint32_t i0, uint32_t nx, uint32_t j0, uint32_t j1, size_t elem,
-                       load_fn load, loadn_fn loadn)
+static uint64_t x_scratch_bytes(uint64_t k)
 {
-    uint32_t j = j0, step = nx == 1 ? F_NW_VEC : F_NW;
-    for (; j + step <= j1; j += step) f_tile(b, i0, j, nx, step, elem, load, loadn);
-    for (; j < j1; j++) f_tile(b, i0, j, nx, 1, elem, load, loadn);
+    (void)k;
+    return XR * XS * sizeof(float);
 }
 
-IMP_INLINE void f_run(const struct f_job *b, uint32_t m, uint32_t n0, uint32_t n1, size_t elem, load_fn load,
-                      loadn_fn loadn)
+/* Columns n0..n1-1 of packed weights. */
+static void f_run_packed(const imp_matmul_args *a, size_t elem, f_tile_fn tile)
 {
-    uint32_t chunk = n_chunk(b->w_stride);
-    for (uint32_t j0 = n0; j0 < n1; j0 += chunk) {
-        uint32_t j1 = n1 - j0 < chunk ? n1 : j0 + chunk, i = 0;
-        for (; i + 4 <= m; i += 4) f_rows(b, i, 4, j0, j1, elem, load, loadn);
-        if (i + 2 <= m) {
-            f_rows(b, i, 2, j0, j1, elem, load, loadn);
-            i += 2;
-        }
-        if (i < m) f_rows(b, i, 1, j0, j1, elem, load, loadn);
-    }
+    size_t k = imp_tensor_n_col(a->w);
+    uint32_t j0 = a->n0 / PANEL * PANEL;
+    struct f_job b = {a, (const uint8_t *)a->wp + j0 * k * elem, k, elem, j0, a->n0, a->n1, tile, a->scratch};
+    f_run(&b);
 }
-
-IMP_INLINE struct f_job f_job_of(const imp_matmul_args *a)
-{
-    return (struct f_job){.w = a->w->data,
-                          .w_stride = imp_tensor_row_bytes(a->w),
-                          .x = a->x,
-                          .x_stride = a->x_stride,
-                          .bias = a->bias,
-                          .y = a->y,
-                          .y_stride = a->y_stride,
-                          .k = imp_tensor_n_col(a->w)};
-}
-
 static void run_f32(const imp_matmul_args *a)
 {
-    struct f_job b = f_job_of(a);
-    f_run(&b, a->m, a->n0, a->n1, 4, load_w_f32, loadn_w_f32);
+    f_run_packed(a, 4, tile_f32);
 }
 static void run_f16(const imp_matmul_args *a)
 {
-    struct f_job b = f_job_of(a);
-    f_run(&b, a->m, a->n0, a->n1, 2, v_load_f16, v_loadn_f16);
+    f_run_packed(a, 2, tile_f16);
 }
 static void run_bf16(const imp_matmul_args *a)
 {
-    struct f_job b = f_job_of(a);
-    f_run(&b, a->m, a->n0, a->n1, 2, v_load_bf16, v_loadn_bf16);
+    f_run_packed(a, 2, tile_bf16);
 }
 
-/* Any other type: F_NW_VEC rows decoded at a time, then as f32. */
+static uint64_t f_packed_bytes(uint64_t n, uint64_t k, uint64_t elem)
+{
+    return (n + PANEL - 1) / PANEL * PANEL * k * elem;
+}
+static uint64_t packed_bytes_32(uint64_t n, uint64_t k)
+{
+    return f_packed_bytes(n, k, 4);
+}
+static uint64_t packed_bytes_16(uint64_t n, uint64_t k)
+{
+    return f_packed_bytes(n, k, 2);
+}
+
+/* Rows of a panel become columns; 32 columns of k at a time, so that what is written stays in the cache. */
+IMP_INLINE void f_pack(const imp_tensor *w, uint8_t *out, size_t elem)
+{
+    size_t k = imp_tensor_n_col(w), n = imp_tensor_n_row(w);
+    const uint8_t *from = w->data;
+    for (size_t j0 = 0; j0 < n; j0 += PANEL, out += PANEL * k * elem) {
+        size_t n_row = IMP_MIN(n - j0, (size_t)PANEL);
+        if (n_row < PANEL) memset(out, 0, PANEL * k * elem);
+        for (size_t c0 = 0; c0 < k; c0 += 32) {
+            size_t c1 = IMP_MIN(c0 + 32, k);
+            for (size_t r = 0; r < n_row; r++) {
+                const uint8_t *row = from + (j0 + r) * k * elem;
+                for (size_t c = c0; c < c1; c++) memcpy(out + (c * PANEL + r) * elem, row + c * elem, elem);
+            }
+        }
+    }
+}
+static void pack_32(const imp_tensor *w, void *out)
+{
+    f_pack(w, out, 4);
+}
+static void pack_16(const imp_tensor *w, void *out)
+{
+    f_pack(w, out, 2);
+}
+
+/* Any other type: one panel at a time is decoded to f32. Scratch: rows of x, the panel, one row. */
 static uint64_t any_scratch_bytes(uint64_t k)
 {
-    return F_NW_VEC * k * sizeof(float);
+    return x_scratch_bytes(k) + (PANEL + 1) * k * sizeof(float);
 }
 static void run_any(const imp_matmul_args *a)
 {
-    struct f_job b = f_job_of(a);
-    float *rows = a->scratch;
-    b.w = a->scratch;
-    b.w_stride = b.k * sizeof(float);
-    for (uint32_t j = a->n0; j < a->n1; j += F_NW_VEC) {
-        uint32_t n = IMP_MIN(a->n1 - j, (uint32_t)F_NW_VEC);
-        for (uint32_t r = 0; r < n; r++) imp_tensor_row_f32(a->w, j + r, rows + r * b.k);
-        b.y = a->y + j;
-        b.bias = a->bias ? a->bias + j : NULL;
-        f_run(&b, a->m, 0, n, 4, load_w_f32, loadn_w_f32);
+    size_t k = imp_tensor_n_col(a->w);
+    float *panel = (float *)a->scratch + XR * XS, *row = panel + PANEL * k;
+    for (uint32_t j0 = a->n0 / PANEL * PANEL; j0 < a->n1; j0 += PANEL) {
+        uint32_t from = IMP_MAX(a->n0, j0), to = IMP_MIN(a->n1, j0 + PANEL);
+        if (to - from < PANEL) memset(panel, 0, PANEL * k * sizeof(float));
+        for (uint32_t j = from; j < to; j++) {
+            imp_tensor_row_f32(a->w, j, row);
+            for (size_t c = 0; c < k; c++) panel[c * PANEL + j - j0] = row[c];
+        }
+        struct f_job b = {a, (const uint8_t *)panel, k, 4, j0, from, to, tile_f32, a->scratch};
+        f_run(&b);
     }
 }
 
-#define MATMUL_F(type_name, isa_name, bits, type_id, run_fn, scratch_fn)                                     \
+#define MATMUL_F(type_name, isa_name, bits, type_id, run_fn, scratch_fn, packed_fn, pack_fn)                 \
     {                                                                                                        \
         .name = type_name "_" isa_name, .isa = isa_name, .dtype = type_id, .x_form = IMP_X_F32, .cpu = bits, \
-        .k_multiple = 1, .n_step = F_NW_VEC, .err_per_k = 1.0f / (float)W, .err_const = 8,                   \
-        .scratch_bytes = scratch_fn, .run = run_fn                                                           \
+        .k_multiple = 1, .n_step = PANEL, .err_per_k = 0.5f, .err_const = 3, .scratch_bytes = scratch_fn,    \
+        .packed_bytes = packed_fn, .pack = pack_fn, .run = run_fn                                            \
     }
+#define MATMUL_F_ANY(isa_name, bits)                                                                         \
+    MATMUL_F("any", isa_name, bits, IMP_DTYPE_NONE, run_any, any_scratch_bytes, NULL, NULL)
+#define MATMUL_F_32(isa_name, bits)                                                                          \
+    MATMUL_F("f32", isa_name, bits, IMP_F32, run_f32, x_scratch_bytes, packed_bytes_32, pack_32)
+#define MATMUL_F_16(type_name, isa_name, bits, type_id, run_fn)                                              \
+    MATMUL_F(type_name, isa_name, bits, type_id, run_fn, x_scratch_bytes, packed_bytes_16, pack_16)
 
 #endif

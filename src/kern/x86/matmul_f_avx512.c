@@ -2,9 +2,7 @@
 #include "kern/x86/simd_avx512.h"
 #include "kern/body/matmul_f_body.h"
 
-const imp_matmul imp_matmul_any_avx512 =
-    MATMUL_F("any", "avx512", IMP_CPU_AVX512, IMP_DTYPE_NONE, run_any, any_scratch_bytes);
-const imp_matmul imp_matmul_f32_avx512 = MATMUL_F("f32", "avx512", IMP_CPU_AVX512, IMP_F32, run_f32, NULL);
-const imp_matmul imp_matmul_f16_avx512 = MATMUL_F("f16", "avx512", IMP_CPU_AVX512, IMP_F16, run_f16, NULL);
-const imp_matmul imp_matmul_bf16_avx512 =
-    MATMUL_F("bf16", "avx512", IMP_CPU_AVX512, IMP_BF16, run_bf16, NULL);
+const imp_matmul imp_matmul_any_avx512 = MATMUL_F_ANY("avx512", IMP_CPU_AVX512);
+const imp_matmul imp_matmul_f32_avx512 = MATMUL_F_32("avx512", IMP_CPU_AVX512);
+const imp_matmul imp_matmul_f16_avx512 = MATMUL_F_16("f16", "avx512", IMP_CPU_AVX512, IMP_F16, run_f16);
+const imp_matmul imp_matmul_bf16_avx512 = MATMUL_F_16("bf16", "avx512", IMP_CPU_AVX512, IMP_BF16, run_bf16);
