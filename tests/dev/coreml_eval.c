@@ -48,7 +48,8 @@ static void compare(const char *stem, imp_ml_mode mode, imp_pool *pool, double b
             assert_int_equal(n, imp_mil_n_elem(&fn->var[fn->out[i].var].type));
             for (uint32_t k = 0; k < n; k++) {
                 double d = fabs((double)got[k] - (double)want[k]) / fmax(1, fabs((double)want[k]));
-                if (!(d <= bound))
+                /* g lies behind two norms and a linear layer */
+                if (!(d <= (strcmp(fn->out[i].name, "g") == 0 ? 6 * bound : bound)))
                     fail_msg("%s %s[%u]: %g, expected %g", stem, fn->out[i].name, k, (double)got[k],
                              (double)want[k]);
             }
@@ -66,10 +67,10 @@ static void computes_as_coremltools(void **state)
     imp_pool *pool;
     (void)state;
     assert_int_equal(imp_pool_new(2, &pool), IMP_OK);
-    compare("ios16", IMP_ML_F16, pool, 0.02);
-    compare("ios18", IMP_ML_F16, pool, 0.02);
-    compare("ios16", IMP_ML_F32, NULL, 0.05);
-    compare("ios18", IMP_ML_F32, NULL, 0.05);
+    compare("ios16", IMP_ML_F16, pool, 0.002);
+    compare("ios18", IMP_ML_F16, pool, 0.002);
+    compare("ios16", IMP_ML_F32, NULL, 0.003);
+    compare("ios18", IMP_ML_F32, NULL, 0.003);
     imp_pool_free(pool);
 }
 

@@ -56,6 +56,7 @@ def encoder_like(s, opset, compressed):
         o = mb.mul(x=d, y=r)
         e = mb.concat(values=[mb.gelu(x=b), mb.gelu(x=b, mode="TANH_APPROXIMATION"), mb.tanh(x=b), mb.sigmoid(x=b),
                               mb.silu(x=b), mb.relu(x=b), mb.exp(x=b), mb.erf(x=b)], axis=1)
+        acts = e
         e = mb.reduce_sum(x=e, axes=[1], keep_dims=True)
         o = mb.real_div(x=mb.add(x=o, y=e), y=np.float16(1.7))
         o = mb.slice_by_index(x=o, begin=[0, 1, 0, 0], end=[1, 16, 1, s], stride=[1, 2, 1, 1])
@@ -66,7 +67,7 @@ def encoder_like(s, opset, compressed):
         o = mb.expand_dims(x=o, axes=[0])
         g = mb.gather(x=o, indices=np.array([3, 0, 2], np.int32), axis=2)
         c = mb.select(cond=mb.cast(x=mask, dtype="bool"), a=mask, b=mb.add(x=mask, y=np.float16(-1)))
-        return mb.cast(x=g, dtype="fp32", name="g"), mb.identity(x=mb.add(x=mb.minimum(x=c, y=mask), y=x), name="c")
+        return mb.cast(x=g, dtype="fp32", name="g"), mb.identity(x=mb.add(x=mb.minimum(x=c, y=mask), y=x), name="c"), mb.identity(x=acts, name="acts"), mb.identity(x=z, name="convs"), mb.identity(x=p, name="probs")
     return prog
 
 
