@@ -15,6 +15,20 @@ uint32_t imp_pool_n_thread(const imp_pool *p);
 void imp_pool_run(imp_pool *p, imp_pool_fn fn, void *ctx);
 /* Inside fn: nobody passes before all n have come. Spins briefly, then sleeps. */
 void imp_pool_barrier(imp_pool *p);
+/* fn on the caller and on every worker that comes before the caller's own call has returned; returns when those who came
+ * are back. For work that is dealt out by claims: nobody waits for a thread that the system does not let run. */
+void imp_pool_run_open(imp_pool *p, imp_pool_fn fn, void *ctx);
+
+/* A list of phases, each cut into shares that are claimed one by one; a phase is complete when its shares are done,
+ * whoever did them. What was written in a phase is visible to all who are past it. */
+typedef struct imp_phases imp_phases;
+/* share: which part of the phase; ith: the thread that does it. */
+typedef void (*imp_share_fn)(void *ctx, uint32_t phase, uint32_t share, uint32_t ith);
+IMP_MUST_USE imp_status imp_phases_new(uint32_t n_phase, uint32_t max_share, imp_phases **out);
+void imp_phases_free(imp_phases *f);
+/* All shares of all phases, by the pool's threads: shares ith * n_share / n_thread onwards are thread ith's first choice,
+ * others' are taken when their thread has not come. n_share: 1..max_share. One caller at a time. */
+void imp_phases_run(imp_phases *f, imp_pool *p, uint32_t n_share, imp_share_fn fn, void *ctx);
 
 /* A plain thread, mutex and condition through the seam. */
 typedef struct imp_thread imp_thread;

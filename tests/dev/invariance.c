@@ -200,13 +200,13 @@ static void test_kv_copy(void **state)
 
 /* ---- phases ------------------------------------------------------------------------------------------- */
 
-/* Whether each thread's share of a and b is the same, whatever the rows and threads of a step. */
+/* Whether each share of a and b is the same, whatever the rows and shares of a step. */
 static bool same_share(const cpu_op *a, const cpu_op *b)
 {
-    for (uint32_t n_thread = 2; n_thread <= 5; n_thread++) {
+    for (uint32_t n_share = 2; n_share <= 9; n_share++) {
         for (uint32_t n_row = 1; n_row <= 9; n_row += 2) {
-            cpu_step s = {.n_row = {n_row + 2, n_row, n_row + 1}, .n_thread = n_thread};
-            for (uint32_t t = 0; t < n_thread; t++) {
+            cpu_step s = {.n_row = {n_row + 2, n_row, n_row + 1}, .n_share = n_share};
+            for (uint32_t t = 0; t < n_share; t++) {
                 cpu_part p = imp_cpu_part(&s, a, t), q = imp_cpu_part(&s, b, t);
                 bool all_rows = p.r1 - p.r0 == s.n_row[a->rows] * a->row_mul &&
                                 q.r1 - q.r0 == s.n_row[b->rows] * b->row_mul;

@@ -11,6 +11,9 @@
 
 /* Multiply-adds below which a step runs on the caller alone: it ends before other threads would have woken up. */
 enum { ALONE_WORK = 1 << 21 };
+/* Above this many a thread, phases are long: each thread's part is cut into SHARES_LARGE shares, so that one that lost its
+ * core for a while is helped out. */
+enum { LARGE_WORK = 1 << 27, SHARES_LARGE = 4 };
 
 static const char *cpu_refuses(const imp_device *d, const imp_graph *g, imp_val v)
 {
@@ -26,6 +29,7 @@ static const char *cpu_refuses(const imp_device *d, const imp_graph *g, imp_val 
 static void free_exec(cpu_exec *x)
 {
     if (x == NULL) return;
+    imp_phases_free(x->phases);
     imp_sys_pages_free(x->weights, x->weights_bytes);
     imp_sys_pages_free(x->kv, x->kv_bytes);
     imp_sys_pages_free(x->scratch, x->scratch_bytes);
@@ -89,6 +93,10 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     if (x->weights_bytes > 0) x->weights = imp_sys_pages(x->weights_bytes);
     if (x->kv_bytes > 0) x->kv = imp_sys_pages(x->kv_bytes);
     x->scratch = imp_sys_pages(x->scratch_bytes);
+    if (imp_phases_new(x->n_phase, SHARES_LARGE * d->n_thread, &x->phases) != IMP_OK) {
+        free_exec(x);
+        return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
+    }
     if (x->scratch == NULL || (x->weights == NULL && x->weights_bytes > 0) ||
         (x->kv == NULL && x->kv_bytes > 0)) {
         uint64_t mib = (x->weights_bytes + x->kv_bytes + x->scratch_bytes) >> 20;
@@ -108,14 +116,12 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     return IMP_OK;
 }
 
-static void run_share(void *ctx, uint32_t ith, uint32_t n_thread)
+static void run_share(void *ctx, uint32_t phase, uint32_t share, uint32_t ith)
 {
     const cpu_step *s = ctx;
-    imp_pool *pool = ((const cpu_device *)s->x->base.dev)->pool;
-    for (uint32_t i = 0; i < s->x->n_op; i++) {
+    for (uint32_t i = s->x->phase_op[phase]; i < s->x->phase_op[phase + 1]; i++) {
         const cpu_op *op = &s->x->op[i];
-        if (op->barrier && n_thread > 1) imp_pool_barrier(pool);
-        if (s->n_row[op->rows] > 0) op->run(s, op, imp_cpu_part(s, op, ith), ith);
+        if (s->n_row[op->rows] > 0) op->run(s, op, imp_cpu_part(s, op, share), ith);
     }
 }
 
@@ -125,16 +131,15 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
     cpu_device *d = (cpu_device *)base->dev;
     *out = NULL;
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
-    cpu_step s = {
-        .x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_thread = d->n_thread};
+    cpu_step s = {.x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_share = 1};
     uint64_t work = 0;
     for (int i = 0; i < 3; i++) work += s.n_row[i] * x->row_work[i];
-    if (work < d->alone_work) {
-        s.n_thread = 1;
-        run_share(&s, 0, 1);
+    if (work < d->alone_work || d->n_thread == 1) {
+        for (uint32_t i = 0; i < x->n_phase; i++) run_share(&s, i, 0, 0);
     } else {
+        s.n_share = d->n_thread * (work / d->n_thread > LARGE_WORK ? SHARES_LARGE : 1);
         imp_mutex_lock(d->lock);
-        imp_pool_run(d->pool, run_share, &s);
+        imp_phases_run(x->phases, d->pool, s.n_share, run_share, &s);
         imp_mutex_unlock(d->lock);
     }
     *out = imp_cpu_row(x->out, 0);

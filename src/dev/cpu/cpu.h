@@ -2,11 +2,12 @@
  *
  * Place:   lower.c (graph -> ops), place.c (phases, liveness, offsets), weights.c (packing), run_*.c (the ops at work),
  *          cpu.c (the vtable).
- * Idea:    an executable is a flat list of ops over one scratch region. Every thread walks the whole list and does its
- *          share of each op; ops between two barriers form a phase. Consecutive ops that cut their work the same way
- *          (same rows, or same columns) need no barrier between them: each thread reads what it wrote itself.
- * Always:  the share of a thread decides who computes an element, never how, so that results do not depend on the
- *          number of threads, on the batch or on chunking. */
+ * Idea:    an executable is a flat list of ops over one scratch region. Ops between two barriers form a phase, cut into
+ *          shares that threads claim; a share does its part of each of the phase's ops in turn. Consecutive ops that cut
+ *          their work the same way (same rows, or same columns) need no barrier between them: a share reads what it wrote
+ *          itself.
+ * Always:  a share says which elements are computed, never how, so that results do not depend on the number of threads or
+ *          shares, on who does one, on the batch or on chunking. */
 #ifndef IMP_DEV_CPU_H
 #define IMP_DEV_CPU_H
 
@@ -45,14 +46,15 @@ typedef struct cpu_view {
 typedef enum cpu_split {
     CPU_ROWS, /* whole rows */
     CPU_COLS, /* all rows, columns in multiples of step */
-    CPU_AUTO, /* whole rows when there is one for every thread, else columns */
+    CPU_AUTO, /* whole rows when there is one for every share, else columns */
     CPU_OWN   /* the op's own business; always alone in its phase with what it reads and writes */
 } cpu_split;
 
-/* What one thread does of an op. */
+/* What one share does of an op. */
 typedef struct cpu_part {
     uint32_t r0, r1;
     uint32_t c0, c1;
+    uint32_t share; /* of s->n_share */
 } cpu_part;
 
 typedef struct cpu_step {
@@ -60,7 +62,7 @@ typedef struct cpu_step {
     const imp_batch *b;
     const imp_vec *vec;
     uint32_t n_row[3]; /* by imp_rows */
-    uint32_t n_thread;
+    uint32_t n_share;
 } cpu_step;
 
 /* A matrix, or one for each expert, as its kernel wants it. */
@@ -75,7 +77,7 @@ struct cpu_op {
     void (*run)(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith);
     const imp_node *node;
     bool barrier;   /* before this op */
-    bool reads_all; /* every thread reads whole inputs, so that they must be complete before */
+    bool reads_all; /* every share reads whole inputs, so that they must be complete before */
     cpu_split split;
     imp_rows rows;
     uint32_t row_mul; /* rows of the op = rows of the kind * row_mul (experts a row) */
@@ -113,7 +115,10 @@ struct cpu_exec {
     imp_arena *arena; /* ops, tables */
     cpu_op *op;       /* [n_op] */
     uint32_t n_op;
-    cpu_buf *buf; /* [n_buf]; 0 is unused */
+    uint32_t *phase_op; /* [n_phase + 1] first op of each phase */
+    uint32_t n_phase;
+    imp_phases *phases; /* made by compile */
+    cpu_buf *buf;       /* [n_buf]; 0 is unused */
     uint32_t n_buf;
     cpu_view out;
     cpu_weight *weight;   /* [n node + 1] */
@@ -135,14 +140,14 @@ IMP_MUST_USE imp_status imp_cpu_choose_weights(const cpu_device *d, cpu_exec *x,
 void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x);
 /* Offsets of all buffers; returns the bytes they need together. */
 uint64_t imp_cpu_place(cpu_exec *x);
-/* Which rows and columns thread ith does. */
-cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t ith);
+/* Which rows and columns a share is. */
+cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t share);
 
-/* The part of n units that falls to thread ith. */
-static inline void imp_cpu_share(uint64_t n, uint32_t ith, uint32_t n_thread, uint64_t *from, uint64_t *to)
+/* The part of n units that is share i of n_share. */
+static inline void imp_cpu_share(uint64_t n, uint32_t i, uint32_t n_share, uint64_t *from, uint64_t *to)
 {
-    *from = n * ith / n_thread;
-    *to = n * (ith + 1) / n_thread;
+    *from = n * i / n_share;
+    *to = n * (i + 1) / n_share;
 }
 static inline float *imp_cpu_row(cpu_view v, uint64_t r)
 {
@@ -158,7 +163,7 @@ typedef struct cpu_route {
     float weight;
 } cpu_route;
 
-/* Ops; in and out are named where lower.c emits them. */
+/* Ops; in and out are named where lower.c emits them. ith: the thread at work, whose scratch it is. */
 #define IMP_CPU_RUN(name)                                                                                    \
     void imp_cpu_run_##name(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith)
 IMP_CPU_RUN(embed);

@@ -672,6 +672,18 @@ static void size_kv(lower *l)
         l->status = imp_fail(l->err, IMP_TOO_LARGE, "the size of the KV cache overflows; lower the context");
 }
 
+static void list_phases(lower *l)
+{
+    cpu_exec *x = l->x;
+    uint32_t *first = array(l, x->n_op + 2, sizeof *first);
+    if (first == NULL) return;
+    x->phase_op = first;
+    for (uint32_t i = 0; i < x->n_op; i++) {
+        if (i == 0 || x->op[i].barrier) first[x->n_phase++] = i;
+    }
+    first[x->n_phase] = x->n_op;
+}
+
 imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err)
 {
     lower l = {.d = d, .x = x, .g = x->graph, .err = err, .status = IMP_OK};
@@ -681,6 +693,7 @@ imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err)
     if (l.status == IMP_OK) emit_rope_tables(&l);
     for (imp_val v = 1; v <= imp_graph_n(l.g) && l.status == IMP_OK; v++) emit_node(&l, v);
     if (l.status == IMP_OK) emit_output(&l);
+    if (l.status == IMP_OK) list_phases(&l);
     if (l.status != IMP_OK) return l.status;
     x->shared_bytes = imp_cpu_place(x);
     if (x->shared_bytes == UINT64_MAX)

@@ -47,17 +47,17 @@ uint64_t imp_cpu_place(cpu_exec *x)
     }
 }
 
-cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t ith)
+cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t share)
 {
     uint32_t n_row = s->n_row[op->rows] * op->row_mul;
-    cpu_part p = {0, n_row, 0, op->n};
+    cpu_part p = {0, n_row, 0, op->n, share};
     uint64_t from, to;
-    if (op->split == CPU_ROWS || (op->split == CPU_AUTO && n_row >= s->n_thread)) {
-        imp_cpu_share(n_row, ith, s->n_thread, &from, &to);
+    if (op->split == CPU_ROWS || (op->split == CPU_AUTO && n_row >= s->n_share)) {
+        imp_cpu_share(n_row, share, s->n_share, &from, &to);
         p.r0 = (uint32_t)from;
         p.r1 = (uint32_t)to;
     } else if (op->split != CPU_OWN) {
-        imp_cpu_share(((uint64_t)op->n + op->step - 1) / op->step, ith, s->n_thread, &from, &to);
+        imp_cpu_share(((uint64_t)op->n + op->step - 1) / op->step, share, s->n_share, &from, &to);
         p.c0 = (uint32_t)IMP_MIN(from * op->step, op->n);
         p.c1 = (uint32_t)IMP_MIN(to * op->step, op->n);
     }

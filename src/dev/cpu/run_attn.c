@@ -2,8 +2,8 @@
  *
  * Layout:  KV cache [block][layer][k|v][n_kv_head][IMP_KV_BLOCK][head_dim], f16 or f32: what one head reads of a block
  *          lies together.
- * Idea:    the unit of work is (sequence, tile of query rows, KV head); with fewer units than threads it is one query
- *          head. Units go round the threads, so that the long rows of a causal prompt are spread.
+ * Idea:    the unit of work is (sequence, tile of query rows, KV head); with fewer units than shares it is one query
+ *          head. Units go round the shares, so that the long rows of a causal prompt are spread.
  * Threads: all threads at once, on disjoint units. */
 #include "dev/cpu/cpu.h"
 
@@ -89,17 +89,16 @@ static void attend(const cpu_step *s, const cpu_op *op, const imp_batch_seq *q, 
 /* in 0: queries; without a cache in 1 and in 2: keys and values. */
 IMP_CPU_RUN(attn)
 {
-    (void)part;
     const imp_attn_attr *at = &op->node->u.attn;
     uint32_t tile = op->u.attn.tile, n_group = at->n_head / at->n_kv_head, n_tile = 0;
     for (uint32_t k = 0; k < s->b->n_seq; k++) n_tile += (s->b->seq[k].n_tok + tile - 1) / tile;
-    if ((uint64_t)n_tile * at->n_kv_head < s->n_thread) n_group = 1;
+    if ((uint64_t)n_tile * at->n_kv_head < s->n_share) n_group = 1;
     uint64_t unit = 0;
     for (uint32_t k = 0; k < s->b->n_seq; k++) {
         const imp_batch_seq *q = &s->b->seq[k];
         for (uint32_t r = 0; r < q->n_tok; r += tile) {
             for (uint32_t h = 0; h < at->n_head; h += n_group, unit++) {
-                if (unit % s->n_thread == ith)
+                if (unit % s->n_share == part.share)
                     attend(s, op, q, r, IMP_MIN(r + tile, q->n_tok), h, n_group, ith);
             }
         }

@@ -30,11 +30,11 @@ IMP_CPU_RUN(moe_route)
     }
 }
 
-/* in 0: routes; out: the order. One thread. */
+/* in 0: routes; out: the order. One share. */
 IMP_CPU_RUN(moe_sort)
 {
-    (void)part;
-    if (ith != 0) return;
+    (void)ith;
+    if (part.share != 0) return;
     const imp_moe_attr *a = &op->node->u.moe;
     uint32_t n_row = s->n_row[op->rows];
     uint32_t *start = (uint32_t *)(void *)op->out.p, *row = start + a->n_expert + 1,

@@ -1,7 +1,7 @@
 /* dev/cpu/run_ops.c - the ops of the list at work, but for attention and experts.
  *
  * Always:  a function computes exactly the rows and columns of its part; rows are independent of each other.
- * Threads: all threads at once, on disjoint parts. */
+ * Threads: all threads at once, on disjoint shares. */
 #include "dev/check.h"
 #include "dev/cpu/cpu.h"
 
