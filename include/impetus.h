@@ -68,7 +68,7 @@ typedef struct imp_engine imp_engine;
 typedef struct imp_model imp_model;
 
 typedef struct imp_engine_config {
-    const char *device;   /* "cpu", "ref"; NULL: chosen by the planner */
+    const char *device;   /* devices to use, with commas: "cpu", "ref", "sim:PROFILE"; NULL or "auto": all there are */
     uint32_t n_thread;    /* 0: one a physical core */
     uint32_t n_ctx;       /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
     uint32_t n_parallel;  /* sequences that generate at once; 0: 8 */
@@ -77,6 +77,9 @@ typedef struct imp_engine_config {
     uint64_t mem_bytes;   /* memory limit; 0: what the machine has available */
     const char *kv_dtype; /* "f16" (default), "f32" */
     bool quiet;           /* no progress on stderr */
+    const char *policy;   /* "latency" (default), "throughput", "energy" */
+    double watt_cap;      /* units that draw more are left out; 0: none */
+    const char *db_path;  /* calibration, what was learned, explanations; NULL: nothing is kept */
 } imp_engine_config;
 
 IMP_MUST_USE imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err);
@@ -231,12 +234,25 @@ typedef struct imp_request {
     uint32_t dimensions;    /* EMBED: 0: all; else cut to this many and normalise again */
     imp_event_fn on_event;
     void *user;
+    const char *require;    /* every phase on this device, or NOT_READY with the reason; NULL: free */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,
  * no callback. OK: *out_id names the request for imp_cancel. The callback may come before this returns. */
 IMP_MUST_USE imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err);
 void imp_cancel(imp_engine *e, uint64_t id); /* unknown or finished ids are ignored */
+
+/* ---- what ran where ------------------------------------------------------------------------ */
+
+/* JSON text, imp_free; NULL: the request is not known (any more). id 0: the last one that ended.
+ * receipt: per phase device, tokens, ms, predicted_ms, bytes, joules, fallback. */
+char *imp_receipt_json(imp_engine *e, uint64_t id);
+/* Every candidate of the choice: predicted, bounds, exclusions with reasons, runner-up, margin; and what came of it. */
+char *imp_explain_json(imp_engine *e, uint64_t id);
+/* The candidates for a request of this shape to a loaded model, without submitting one. */
+char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32_t n_gen, uint32_t n_batch);
+/* The engine's devices: kind, state, measured and learned numbers. */
+char *imp_units_json(imp_engine *e);
 
 /* ---- counters ----------------------------------------------------------------------------- */
 

@@ -1,55 +1,96 @@
-/* engine/engine.c - the engine: one device, one scheduler thread, the list of loaded models.
+/* engine/engine.c - the engine: its units, one scheduler thread each, the list of loaded models.
  *
- * Place:   implements impetus.h together with model.c (loading) and text.c (tokens and chats).
- * Idea:    the thread sleeps until a request comes, then lets every model take a step in turn. The device is locked for
- *          a step or a compile, so a model can be loaded while others serve.
- * Always:  a model leaves the list only on the scheduler thread, between steps; so a step needs no lock on it.
+ * Place:   implements impetus.h together with model.c (loading), route.c (who runs what), record.c (receipts) and text.c
+ *          (tokens and chats).
+ * Idea:    a unit's thread sleeps until one of its schedulers has work, then lets every model take a step in turn. The
+ *          unit's device is locked for a step or a compile, so a model can be loaded while others serve.
+ * Always:  an instance goes only on its unit's thread, between steps; the last one takes the model with it.
  * Threads: public functions from any thread. */
 #include <stdio.h>
 
 #include "engine/engine_int.h"
 
-static size_t snapshot(imp_engine *e, imp_model **list)
+typedef struct snapshot {
+    imp_instance *inst[MAX_MODEL];
+    size_t n;
+} snapshot;
+
+static void take_snapshot(imp_unit *u, snapshot *s)
 {
+    imp_engine *e = u->engine;
     imp_mutex_lock(e->lock);
-    size_t n = e->n_model;
-    memcpy(list, e->model, n * sizeof *list);
+    s->n = 0;
+    for (size_t i = 0; i < e->n_model; i++)
+        if (e->model[i]->inst[u->index].sched != NULL) s->inst[s->n++] = &e->model[i]->inst[u->index];
     imp_mutex_unlock(e->lock);
-    return n;
 }
 
-/* Take leaving models out (all of them when quitting) and free them. */
-static void let_go(imp_engine *e)
+static bool instances_left(const imp_model *m)
 {
-    imp_model *gone[MAX_MODEL];
-    size_t n_gone = 0, kept = 0;
+    for (uint32_t i = 0; i < MAX_UNIT; i++)
+        if (m->inst[i].sched != NULL) return true;
+    return false;
+}
+
+/* Take this unit's instances of leaving models out (of all models when quitting); who takes the last frees the model. */
+static void let_go(imp_unit *u)
+{
+    imp_engine *e = u->engine;
+    imp_instance gone[MAX_MODEL];
+    imp_model *empty[MAX_MODEL];
+    size_t n_gone = 0, n_empty = 0;
     imp_mutex_lock(e->lock);
     for (size_t i = 0; i < e->n_model; i++) {
-        if (e->model[i]->leaving || e->quit)
-            gone[n_gone++] = e->model[i];
+        imp_model *m = e->model[i];
+        imp_instance *x = &m->inst[u->index];
+        if (!(m->leaving || e->quit) || x->sched == NULL) continue;
+        gone[n_gone++] = *x;
+        *x = (imp_instance){.unit = u, .model = m};
+    }
+    imp_mutex_unlock(e->lock);
+    if (n_gone == 0) return;
+    for (size_t i = 0; i < n_gone; i++) imp_instance_free(&gone[i]);
+    imp_mutex_lock(e->lock);
+    size_t kept = 0;
+    for (size_t i = 0; i < e->n_model; i++) {
+        imp_model *m = e->model[i];
+        bool mine = false;
+        for (size_t k = 0; k < n_gone; k++) mine = mine || gone[k].model == m;
+        if (mine && !instances_left(m))
+            empty[n_empty++] = m;
         else
-            e->model[kept++] = e->model[i];
+            e->model[kept++] = m;
     }
     e->n_model = kept;
     imp_mutex_unlock(e->lock);
-    for (size_t i = 0; i < n_gone; i++) imp_model_free(gone[i]);
-    if (n_gone == 0) return;
+    for (size_t i = 0; i < n_empty; i++) imp_model_free(empty[i]);
     imp_mutex_lock(e->lock);
     imp_cond_broadcast(e->left);
     imp_mutex_unlock(e->lock);
 }
 
-/* Wait for something to do. false: the engine ends. */
-static bool wait_for_work(imp_engine *e)
+static bool has_work(const imp_unit *u)
 {
-    imp_mutex_lock(e->lock);
-    for (;;) {
-        bool busy = e->quit;
-        for (size_t i = 0; i < e->n_model && !busy; i++)
-            busy = e->model[i]->leaving || imp_sched_has_work(e->model[i]->sched);
-        if (busy) break;
-        imp_cond_wait(e->work, e->lock);
+    const imp_engine *e = u->engine;
+    bool busy = e->quit;
+    for (size_t i = 0; i < e->n_model && !busy; i++) {
+        const imp_instance *x = &e->model[i]->inst[u->index];
+        busy = x->sched != NULL && (e->model[i]->leaving || imp_sched_has_work(x->sched));
     }
+    return busy;
+}
+
+/* Wait for something to do. false: the engine ends. */
+static bool wait_for_work(imp_unit *u)
+{
+    imp_engine *e = u->engine;
+    imp_mutex_lock(e->lock);
+    if (e->store != NULL && !has_work(u)) { /* idle: the time to write down what was done */
+        imp_mutex_unlock(e->lock);
+        imp_records_store(e);
+        imp_mutex_lock(e->lock);
+    }
+    while (!has_work(u)) imp_cond_wait(u->work, e->lock);
     bool quit = e->quit;
     imp_mutex_unlock(e->lock);
     return !quit;
@@ -57,19 +98,19 @@ static bool wait_for_work(imp_engine *e)
 
 static void scheduler_main(void *arg)
 {
-    imp_engine *e = arg;
-    imp_model *list[MAX_MODEL];
-    imp_sys_pin_thread(0);
-    while (wait_for_work(e)) {
-        let_go(e);
-        size_t n = snapshot(e, list);
-        for (size_t i = 0; i < n; i++) {
-            imp_mutex_lock(e->device_lock);
-            (void)imp_sched_step(list[i]->sched);
-            imp_mutex_unlock(e->device_lock);
+    imp_unit *u = arg;
+    snapshot s;
+    if (u->engine->n_unit == 1) imp_sys_pin_thread(0);
+    while (wait_for_work(u)) {
+        let_go(u);
+        take_snapshot(u, &s);
+        for (size_t i = 0; i < s.n; i++) {
+            imp_mutex_lock(u->device_lock);
+            (void)imp_sched_step(s.inst[i]->sched);
+            imp_mutex_unlock(u->device_lock);
         }
     }
-    let_go(e);
+    let_go(u);
 }
 
 static imp_status choose_kv_dtype(imp_engine *e, imp_error *err)
@@ -80,27 +121,45 @@ static imp_status choose_kv_dtype(imp_engine *e, imp_error *err)
     return imp_fail_field(err, IMP_INVALID, "kv", "the KV cache can be f16 or f32, not \"%.20s\"", name);
 }
 
+static imp_status choose_policy(imp_engine *e, imp_error *err)
+{
+    imp_placer_init(&e->placer);
+    e->placer.watt_cap = e->config.watt_cap;
+    if (e->config.policy == NULL || imp_policy_from_name(e->config.policy, &e->placer.policy)) return IMP_OK;
+    return imp_fail_field(err, IMP_INVALID, "policy",
+                          "the policy can be latency, throughput or energy, not \"%.20s\"", e->config.policy);
+}
+
+static imp_status start(imp_engine *e, imp_error *err)
+{
+    imp_status s = imp_mutex_new(&e->lock);
+    if (s == IMP_OK) s = imp_mutex_new(&e->place_lock);
+    if (s == IMP_OK) s = imp_mutex_new(&e->record_lock);
+    if (s == IMP_OK) s = imp_cond_new(&e->left);
+    if (s != IMP_OK) return imp_fail(err, s, "cannot start: %s", imp_status_text(s));
+    if (e->config.db_path != NULL) {
+        imp_error why; /* without the store everything works, only nothing is remembered */
+        if (imp_store_open(e->config.db_path, &e->store, &why) != IMP_OK)
+            imp_log(IMP_LOG_WARN, "%s", why.text);
+    }
+    IMP_TRY(imp_units_open(e, e->config.device, err));
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        s = imp_thread_start(scheduler_main, e->unit[i], &e->unit[i]->thread);
+        if (s != IMP_OK) return imp_fail(err, s, "cannot start the scheduler: %s", imp_status_text(s));
+    }
+    return IMP_OK;
+}
+
 imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err)
 {
     *out = NULL;
     imp_engine *e = imp_sys_calloc(1, sizeof *e);
     if (e == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to start");
     if (config != NULL) e->config = *config;
-    const char *kind =
-        e->config.device == NULL || strcmp(e->config.device, "auto") == 0 ? "cpu" : e->config.device;
-    (void)snprintf(e->device_kind, sizeof e->device_kind, "%s", kind);
-    e->config.device = e->device_kind;
     imp_status s = choose_kv_dtype(e, err);
-    e->config.kv_dtype = NULL;
-    if (s == IMP_OK) s = imp_dev_open(e->device_kind, e->config.n_thread, &e->device, err);
-    if (s == IMP_OK) {
-        s = imp_mutex_new(&e->lock);
-        if (s == IMP_OK) s = imp_mutex_new(&e->device_lock);
-        if (s == IMP_OK) s = imp_cond_new(&e->work);
-        if (s == IMP_OK) s = imp_cond_new(&e->left);
-        if (s == IMP_OK) s = imp_thread_start(scheduler_main, e, &e->thread);
-        if (s != IMP_OK) (void)imp_fail(err, s, "cannot start the scheduler: %s", imp_status_text(s));
-    }
+    if (s == IMP_OK) s = choose_policy(e, err);
+    if (s == IMP_OK) s = start(e, err);
+    e->config.kv_dtype = e->config.device = e->config.policy = e->config.db_path = NULL;
     if (s != IMP_OK) {
         imp_engine_free(e);
         return s;
@@ -109,21 +168,31 @@ imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp
     return IMP_OK;
 }
 
+void imp_unit_wake(imp_unit *u)
+{
+    imp_cond_broadcast(u->work);
+}
+
 void imp_engine_free(imp_engine *e)
 {
     if (e == NULL) return;
-    if (e->thread != NULL) {
+    if (e->lock != NULL) {
         imp_mutex_lock(e->lock);
         e->quit = true;
-        imp_cond_broadcast(e->work);
+        for (uint32_t i = 0; i < e->n_unit; i++)
+            if (e->unit[i]->work != NULL) imp_unit_wake(e->unit[i]);
         imp_mutex_unlock(e->lock);
-        imp_thread_join(e->thread);
     }
-    if (e->device != NULL) e->device->ops->close(e->device);
-    imp_cond_free(e->work);
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (e->unit[i]->thread != NULL) imp_thread_join(e->unit[i]->thread);
+    if (e->store != NULL) imp_records_store(e);
+    imp_units_close(e);
+    imp_records_free(e);
+    imp_store_close(e->store);
     imp_cond_free(e->left);
     imp_mutex_free(e->lock);
-    imp_mutex_free(e->device_lock);
+    imp_mutex_free(e->place_lock);
+    imp_mutex_free(e->record_lock);
     imp_sys_free(e);
 }
 
@@ -146,23 +215,15 @@ imp_model *imp_engine_find(imp_engine *e, const char *id)
     return m;
 }
 
-imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
-{
-    imp_engine *e = m->engine;
-    uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1;
-    *out_id = id;
-    IMP_TRY(imp_sched_submit(m->sched, r, id, err));
-    imp_mutex_lock(e->lock);
-    imp_cond_broadcast(e->work);
-    imp_mutex_unlock(e->lock);
-    return IMP_OK;
-}
-
 void imp_cancel(imp_engine *e, uint64_t id)
 {
     imp_mutex_lock(e->lock);
-    for (size_t i = 0; i < e->n_model; i++)
-        if (imp_sched_cancel(e->model[i]->sched, id)) break;
+    bool found = false;
+    for (size_t i = 0; i < e->n_model && !found; i++)
+        for (uint32_t k = 0; k < e->n_unit && !found; k++) {
+            imp_sched *s = e->model[i]->inst[k].sched;
+            found = s != NULL && imp_sched_cancel(s, id);
+        }
     imp_mutex_unlock(e->lock);
 }
 
@@ -170,6 +231,8 @@ void imp_engine_get_stats(imp_engine *e, imp_stats *out)
 {
     imp_mutex_lock(e->lock);
     *out = e->past;
-    for (size_t i = 0; i < e->n_model; i++) imp_sched_add_stats(e->model[i]->sched, out);
+    for (size_t i = 0; i < e->n_model; i++)
+        for (uint32_t k = 0; k < e->n_unit; k++)
+            if (e->model[i]->inst[k].sched != NULL) imp_sched_add_stats(e->model[i]->inst[k].sched, out);
     imp_mutex_unlock(e->lock);
 }

@@ -1,4 +1,9 @@
-/* engine/engine_int.h - the inside of engines and models, shared by engine.c, model.c and text.c. */
+/* engine/engine_int.h - the inside of engines and models, shared by the files of this folder.
+ *
+ * Idea:    an engine has units (a device, its scheduler thread, what it learned); a model has an instance on each unit
+ *          that may serve it (compiled graphs and a scheduler). One unit is the common case and takes no decisions.
+ * Threads: engine.lock guards the lists, instances' existence and moves of jobs; place_lock the placer and what was
+ *          learned; a unit's device_lock its device. Order: device_lock, lock, place_lock or a scheduler's own. */
 #ifndef IMP_ENGINE_INT_H
 #define IMP_ENGINE_INT_H
 
@@ -8,48 +13,131 @@
 #include "dev/dev.h"
 #include "model/net.h"
 #include "plan/fit.h"
+#include "plan/place.h"
+#include "plan/store.h"
 #include "sched/sched.h"
 #include "text/chat.h"
 #include "text/jinja.h"
 
-enum { MAX_MODEL = 64 };
+enum { MAX_MODEL = 64, MAX_UNIT = IMP_PLACE_UNITS, MAX_RECORD = 256 };
+
+typedef struct imp_unit {
+    imp_engine *engine;
+    uint32_t index;
+    imp_device *device; /* owned */
+    imp_thread *thread;
+    imp_mutex *device_lock; /* one user of the device: a step or a compile */
+    imp_cond *work;         /* a request came, a model leaves, or quit; with engine.lock */
+    imp_learn learn;        /* place_lock */
+    bool only_forced;       /* the slow reference */
+    double since_learn_s,
+        bytes[2];       /* its thread only: computed since the last lesson; bytes of a step, by phase */
+    uint64_t failed_ns; /* place_lock; when it last failed; 0: never */
+    uint32_t n_fail;
+    uint32_t n_learned; /* lessons since the store was written */
+} imp_unit;
+
+typedef struct imp_instance {
+    imp_unit *unit;
+    imp_model *model;
+    imp_fit fit;
+    imp_exec *generate, *embed;
+    imp_sched *sched; /* NULL: the model is not on this unit */
+    char why_not[160];
+} imp_instance;
 
 struct imp_model {
     imp_engine *engine;
     imp_model_info info; /* strings owned by id, path or net */
     char *id, *path;
     imp_net *net;
-    imp_fit fit;
-    imp_jinja *template;    /* the model's own chat template; NULL: none, or not understood */
-    imp_error no_template;  /* why it is not understood; status OK: there is none */
-    imp_chat_family chat;   /* for a model without a template: what its control tokens say */
-    char template_id[32];   /* "chatml", "jinja"; "": chat is refused */
-    imp_exec *generate, *embed;
-    imp_sched *sched;
-    bool leaving; /* to be taken out by the scheduler thread */
+    imp_jinja *template;   /* the model's own chat template; NULL: none, or not understood */
+    imp_error no_template; /* why it is not understood; status OK: there is none */
+    imp_chat_family chat;  /* for a model without a template: what its control tokens say */
+    char template_id[32];  /* "chatml", "jinja"; "": chat is refused */
+    imp_instance inst[MAX_UNIT];
+    uint32_t home; /* the unit whose instance gives info and memory */
+    imp_cost cost_generate, cost_embed;
+    double mean_gen; /* tokens an answer has, smoothed; place_lock */
+    bool leaving;    /* to be taken out by the scheduler threads */
 };
 
+/* What is remembered of a request: the choice and what came of it. */
+typedef struct imp_record {
+    uint64_t id;
+    char model[64];
+    imp_request_kind kind;
+    uint32_t n_prompt, n_gen; /* expected */
+    int64_t at;               /* Unix seconds */
+    uint32_t n_unit, n_cand;
+    char unit[MAX_UNIT][64];
+    uint8_t simulated;     /* bit per unit */
+    int chosen, runner_up; /* -1: there was no choice */
+    double margin, queue_ms;
+    bool kept;
+    uint64_t decide_ns;
+    uint32_t device[2];    /* units that ran prefill and decode */
+    double predicted_s[2]; /* prefill, one decode step */
+    imp_sched_phase phase[2];
+    double watt[2];
+    char fallback[160]; /* "": it ran as chosen */
+    bool stored;
+    char why[MAX_UNIT][96]; /* copies of reasons that belong to the model */
+    imp_finish finish;
+    imp_candidate cand[]; /* [n_cand] */
+} imp_record;
+
 struct imp_engine {
-    imp_engine_config config; /* strings: device_kind */
-    char device_kind[32];
+    imp_engine_config config; /* strings: not kept, but for the copies below */
     imp_dtype kv_dtype;
-    imp_device *device;
-    imp_thread *thread;
-    imp_mutex *lock;        /* guards model[], n_model, quit, gone */
-    imp_cond *work;         /* a request came, a model leaves, or quit */
-    imp_cond *left;         /* a model has left */
-    imp_mutex *device_lock; /* one user of the device: a step or a compile */
+    imp_unit *unit[MAX_UNIT]; /* owned */
+    uint32_t n_unit;
+    imp_mutex *lock;
+    imp_cond *left; /* a model has left */
     imp_model *model[MAX_MODEL];
     size_t n_model;
     bool quit;
     _Atomic uint64_t next_id;
     imp_stats past; /* of models that were unloaded */
+    imp_mutex *place_lock;
+    imp_placer placer;
+    imp_mutex *record_lock;
+    imp_record *record[MAX_RECORD]; /* ring, owned */
+    uint64_t n_record;
+    imp_store *store; /* NULL: nothing is kept */
 };
 
 /* Find out how chats are written for this model; NOMEM only. */
 imp_status imp_model_init_chat(imp_model *m, imp_error *err);
 /* What config and machine allow, for imp_fit_compute. */
 imp_fit_want imp_engine_want(const imp_engine *e);
-void imp_model_free(imp_model *m); /* not registered any more; scheduler thread or no thread left */
+
+/* ---- units.c ---- */
+IMP_MUST_USE imp_status imp_units_open(imp_engine *e, const char *spec, imp_error *err);
+void imp_units_close(imp_engine *e);
+imp_unit *imp_unit_find(const imp_engine *e, const char *name);
+
+/* ---- model.c ---- */
+void imp_instance_free(imp_instance *x); /* its unit's thread, or none left */
+void imp_model_free(imp_model *m);       /* not registered any more, no instance left running */
+/* Compile the model for a unit. Its error is kept in why_not. */
+imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err);
+
+/* ---- route.c ---- */
+void imp_route_hooks(imp_instance *x, imp_sched_hooks *out);
+/* Which units a model should be compiled for, as bits, by predicted wins. */
+uint32_t imp_route_worth(imp_model *m);
+void imp_unit_wake(imp_unit *u); /* engine.lock held */
+/* Candidates for a request; place_lock held. */
+void imp_route_choose(imp_model *m, const imp_place_request *r, imp_choice *out);
+void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *out);
+
+/* ---- record.c ---- */
+imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id, const imp_choice *c);
+void imp_record_keep(imp_engine *e, imp_record *r); /* takes it */
+void imp_records_free(imp_engine *e);
+void imp_records_store(imp_engine *e); /* write what is new to the store */
+void imp_candidates_write(imp_buf *b, const imp_candidate *c, uint32_t n, const char (*unit)[64],
+                          uint8_t simulated);
 
 #endif

@@ -43,7 +43,7 @@ static void fill_info(imp_model *m)
                                .path = m->path,
                                .arch = c->arch,
                                .type = c->type,
-                               .device = m->engine->device->name,
+                               .device = m->inst[m->home].unit->device->name,
                                .template_id = m->template_id[0] != 0 ? m->template_id : NULL,
                                .n_param = c->n_param,
                                .file_bytes = c->file_bytes,
@@ -53,7 +53,7 @@ static void fill_info(imp_model *m)
                                .n_head = c->n_head,
                                .n_kv_head = c->n_kv_head,
                                .n_ctx_train = c->n_ctx_train,
-                               .n_ctx = m->fit.n_ctx,
+                               .n_ctx = m->inst[m->home].fit.n_ctx,
                                .can_generate = m->net->generate != NULL,
                                .can_embed = m->net->embed != NULL,
                                .embed_dim = m->net->embed != NULL ? c->embed_dim : 0,
@@ -72,31 +72,95 @@ static imp_status check_device(imp_device *d, const imp_graph *g, imp_error *err
     return IMP_OK;
 }
 
-static imp_status compile(imp_model *m, imp_error *err)
+static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *err)
+{
+    imp_unit *u = x->unit;
+    const imp_net *net = x->model->net;
+    const imp_device_ops *ops = u->device->ops;
+    IMP_TRY(imp_fit_compute(u->device, net, want, &x->fit, err));
+    IMP_TRY(check_device(u->device, net->generate, err));
+    IMP_TRY(check_device(u->device, net->embed, err));
+    imp_status s = IMP_OK;
+    imp_mutex_lock(u->device_lock);
+    if (net->generate != NULL)
+        s = ops->compile(u->device, net->generate, &x->fit.generate, &x->generate, err);
+    if (s == IMP_OK && net->embed != NULL)
+        s = ops->compile(u->device, net->embed, &x->fit.embed, &x->embed, err);
+    imp_mutex_unlock(u->device_lock);
+    IMP_TRY(s);
+    imp_sched_config c = {.net = net,
+                          .generate = x->generate,
+                          .embed = x->embed,
+                          .generate_limits = x->fit.generate,
+                          .embed_limits = x->fit.embed,
+                          .n_ctx = x->fit.n_ctx,
+                          .n_batch = want->n_batch,
+                          .n_queue = u->engine->config.n_queue != 0 ? u->engine->config.n_queue : 1024,
+                          .want_load = u->engine->n_unit > 1};
+    imp_route_hooks(x, &c.hooks);
+    return imp_sched_new(&c, &x->sched, err);
+}
+
+/* What the model's other instances hold of the memory that devices without their own share. */
+static uint64_t held_elsewhere(const imp_model *m, const imp_unit *u)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < MAX_UNIT; i++)
+        if (m->inst[i].sched != NULL && i != u->index && m->inst[i].unit->device->ops->mem_free == NULL)
+            n += m->inst[i].fit.memory.total;
+    return n;
+}
+
+imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err)
+{
+    imp_fit_want want = imp_engine_want(u->engine);
+    if (u->device->ops->mem_free != NULL && u->engine->config.mem_bytes == 0) {
+        want.mem_bytes = u->device->ops->mem_free(u->device);
+    } else {
+        uint64_t held = held_elsewhere(m, u);
+        want.mem_bytes = want.mem_bytes > held ? want.mem_bytes - held : 0;
+    }
+    imp_instance x = {.unit = u, .model = m};
+    imp_error why = {0};
+    imp_instance *at = &m->inst[u->index];
+    imp_status s = compile(&x, &want, &why);
+    imp_mutex_lock(u->engine->lock);
+    if (s == IMP_OK) {
+        *at = x;
+    } else {
+        *at = (imp_instance){.unit = u, .model = m};
+        (void)snprintf(at->why_not, sizeof at->why_not, "%.*s", (int)sizeof at->why_not - 1, why.text);
+    }
+    imp_mutex_unlock(u->engine->lock);
+    if (s == IMP_OK) return IMP_OK;
+    imp_instance_free(&x);
+    if (err != NULL) *err = why;
+    return s;
+}
+
+/* The unit that serves the model best by prediction gets it first, others that would win something too. */
+static imp_status place_model(imp_model *m, imp_error *err)
 {
     imp_engine *e = m->engine;
-    const imp_device_ops *ops = e->device->ops;
-    imp_fit_want want = imp_engine_want(e);
-    IMP_TRY(imp_fit_compute(e->device, m->net, &want, &m->fit, err));
-    IMP_TRY(check_device(e->device, m->net->generate, err));
-    IMP_TRY(check_device(e->device, m->net->embed, err));
-    imp_status s = IMP_OK;
-    imp_mutex_lock(e->device_lock);
-    if (m->net->generate != NULL)
-        s = ops->compile(e->device, m->net->generate, &m->fit.generate, &m->generate, err);
-    if (s == IMP_OK && m->net->embed != NULL)
-        s = ops->compile(e->device, m->net->embed, &m->fit.embed, &m->embed, err);
-    imp_mutex_unlock(e->device_lock);
-    IMP_TRY(s);
-    imp_sched_config c = {.net = m->net,
-                          .generate = m->generate,
-                          .embed = m->embed,
-                          .generate_limits = m->fit.generate,
-                          .embed_limits = m->fit.embed,
-                          .n_ctx = m->fit.n_ctx,
-                          .n_batch = want.n_batch,
-                          .n_queue = e->config.n_queue != 0 ? e->config.n_queue : 1024};
-    return imp_sched_new(&c, &m->sched, err);
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        m->inst[i].unit = e->unit[i];
+        m->inst[i].model = m;
+    }
+    if (m->net->generate != NULL) imp_cost_build(m->net->generate, e->kv_dtype, &m->cost_generate);
+    if (m->net->embed != NULL) imp_cost_build(m->net->embed, e->kv_dtype, &m->cost_embed);
+    m->mean_gen = 128;
+    uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1;
+    imp_status s = IMP_INTERNAL;
+    bool there = false;
+    for (uint32_t pass = 0; pass < 2 && !there; pass++) /* second pass: whatever can take it */
+        for (uint32_t i = 0; i < e->n_unit; i++) {
+            if (((worth >> i & 1) != 0) == (pass == 1)) continue;
+            imp_status one = imp_instance_open(m, e->unit[i], there ? NULL : err);
+            if (one == IMP_OK && !there) m->home = i;
+            there = there || one == IMP_OK;
+            if (!there) s = one;
+        }
+    return there ? IMP_OK : s;
 }
 
 static imp_status register_model(imp_model *m, imp_error *err)
@@ -129,7 +193,7 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
                        : IMP_OK;
     if (s == IMP_OK) s = imp_net_open(path, e->config.n_ctx, &m->net, err);
     if (s == IMP_OK) s = imp_model_init_chat(m, err);
-    if (s == IMP_OK) s = compile(m, err);
+    if (s == IMP_OK) s = place_model(m, err);
     if (s == IMP_OK) {
         fill_info(m);
         s = register_model(m, err);
@@ -142,14 +206,18 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
     return IMP_OK;
 }
 
+void imp_instance_free(imp_instance *x)
+{
+    if (x->sched != NULL) imp_sched_free(x->sched);
+    if (x->generate != NULL) x->generate->dev->ops->exec_free(x->generate);
+    if (x->embed != NULL) x->embed->dev->ops->exec_free(x->embed);
+    x->sched = NULL;
+    x->generate = x->embed = NULL;
+}
+
 void imp_model_free(imp_model *m)
 {
-    if (m->sched != NULL) {
-        imp_sched_free(m->sched);
-        m->sched = NULL;
-    }
-    if (m->generate != NULL) m->generate->dev->ops->exec_free(m->generate);
-    if (m->embed != NULL) m->embed->dev->ops->exec_free(m->embed);
+    for (uint32_t i = 0; i < MAX_UNIT; i++) imp_instance_free(&m->inst[i]);
     imp_jinja_free(m->template);
     imp_net_close(m->net);
     imp_sys_free(m->id);
@@ -162,7 +230,7 @@ void imp_model_unload(imp_model *m)
     imp_engine *e = m->engine;
     imp_mutex_lock(e->lock);
     m->leaving = true;
-    imp_cond_broadcast(e->work);
+    for (uint32_t i = 0; i < e->n_unit; i++) imp_unit_wake(e->unit[i]);
     for (bool there = true; there;) {
         there = false;
         for (size_t i = 0; i < e->n_model; i++) there = there || e->model[i] == m;
@@ -177,7 +245,7 @@ const imp_model_info *imp_model_get_info(const imp_model *m)
 }
 void imp_model_get_memory(const imp_model *m, imp_memory *out)
 {
-    *out = m->fit.memory;
+    *out = m->inst[m->home].fit.memory;
 }
 
 imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err)
@@ -187,7 +255,7 @@ imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp
     IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
     imp_fit_want want = imp_engine_want(e);
     imp_fit fit = {0};
-    imp_status s = imp_fit_compute(e->device, net, &want, &fit, err);
+    imp_status s = imp_fit_compute(e->unit[0]->device, net, &want, &fit, err);
     *out = fit.memory;
     imp_net_close(net);
     return s;

@@ -42,7 +42,7 @@ static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
         j->cap_ids += j->r.max_tok;
     }
     j->ids = imp_arena_array(a, j->cap_ids, sizeof *j->ids);
-    j->block = imp_arena_array(a, n_block_max, sizeof *j->block);
+    j->block = imp_arena_array(a, (size_t)n_block_max + 1, sizeof *j->block);
     if (j->r.want_logprobs) {
         /* A held-back stretch is at most the longest stop string plus an unfinished character: a token has at least
          * one byte, except those without text, so the bound is generous. */
@@ -97,6 +97,7 @@ void imp_job_free(job *j)
 {
     if (j == NULL) return;
     imp_stop_deinit(&j->stop);
+    imp_sys_free(j->kv_host);
     imp_arena_free(j->memory);
     imp_sys_free(j);
 }
@@ -164,6 +165,18 @@ void imp_job_finish(job *j, imp_finish finish, const imp_error *err)
                            .prefill_ms = (double)(first - start) * 1e-6,
                            .decode_ms = (double)(j->t_end - first) * 1e-6};
     j->r.on_event(j->r.user, j->id, &ev);
+}
+
+void imp_sched_job_get(const job *j, imp_sched_job_info *out)
+{
+    uint64_t start = j->t_start != 0 ? j->t_start : imp_now_ns();
+    *out = (imp_sched_job_info){.tag = j->tag,
+                                .kind = j->r.kind,
+                                .n_prompt = (uint32_t)j->n_prompt,
+                                .n_generated = (uint32_t)(j->n_ids - j->n_prompt),
+                                .cap = (uint32_t)j->cap_ids,
+                                .phase = {j->phase[0], j->phase[1]},
+                                .queue_ms = (double)(start - j->t_submit) * 1e-6};
 }
 
 void imp_job_push(job_list *l, job *j)

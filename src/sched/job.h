@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "sched/sampler.h"
+#include "sched/sched.h"
 #include "sched/stop.h"
 #include "text/tokenizer.h"
 
@@ -38,6 +39,13 @@ typedef struct job {
     size_t n_input_done;
 
     uint64_t t_submit, t_start, t_first, t_end; /* ns; 0: not yet */
+
+    /* Several devices: what ran where, and the cache on its way to another one */
+    imp_sched_phase phase[2]; /* prefill (or embedding), decode */
+    void *tag;                /* the engine's record of the request */
+    bool split;               /* decode happens elsewhere: the cache is exported as it fills */
+    uint8_t *kv_host;         /* [n_prompt blocks] exported blocks, owned; NULL: none */
+    uint32_t n_pushed;        /* blocks exported */
 } job;
 
 /* A checked request becomes a job. NOMEM only. */

@@ -31,6 +31,8 @@ imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *
     imp_status st = IMP_NOMEM;
     if (s == NULL) goto fail;
     s->c = *c;
+    if (c->generate != NULL && c->generate->dev->ops->kv_export != NULL && c->net->generate != NULL)
+        s->kv_block_bytes = imp_dev_kv_block_bytes(c->net->generate, c->generate_limits.kv_dtype);
     if ((st = imp_mutex_new(&s->lock)) != IMP_OK) goto fail;
     if ((st = alloc_batch(s)) != IMP_OK) goto fail;
     if ((st = imp_kv_pool_init(&s->kv, c->generate_limits.n_kv_block)) != IMP_OK) goto fail;
@@ -124,12 +126,31 @@ static imp_status check_request(const imp_sched *s, const imp_request *r, imp_er
 
 imp_status imp_sched_submit(imp_sched *s, const imp_request *r, uint64_t id, imp_error *err)
 {
+    return imp_sched_submit_tagged(s, r, id, NULL, false, err);
+}
+
+/* Room on the host for the prompt's blocks; without it the request stays on one device. */
+static void prepare_split(const imp_sched *s, job *j)
+{
+    uint64_t n_block = (j->n_prompt + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK, bytes;
+    if (s->kv_block_bytes == 0 || !imp_mul_u64(n_block, s->kv_block_bytes, &bytes)) return;
+    j->kv_host = imp_sys_malloc(bytes);
+    j->split = j->kv_host != NULL;
+}
+
+imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request *r, uint64_t id, void *tag, bool split,
+                                   imp_error *err)
+{
     job *j = NULL;
     imp_status st = check_request(s, r, err);
     if (st == IMP_OK) {
         uint32_t n_block = (s->c.n_ctx + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
         st = imp_job_new(r, id, s->c.net->tok, s->c.n_ctx, n_block, &j);
         if (st != IMP_OK) (void)imp_fail(err, st, "not enough memory for the request");
+    }
+    if (st == IMP_OK) {
+        j->tag = tag;
+        if (split && r->kind == IMP_REQUEST_GENERATE) prepare_split(s, j);
     }
     imp_mutex_lock(s->lock);
     if (st == IMP_OK && s->n_known == s->cap_known) {
@@ -160,9 +181,25 @@ bool imp_sched_cancel(imp_sched *s, uint64_t id)
     return found;
 }
 
+static void add_load(imp_sched_load *l, const job *j)
+{
+    size_t n =
+        j->r.kind == IMP_REQUEST_EMBED ? j->n_prompt : j->n_prompt - IMP_MIN((size_t)j->n_past, j->n_prompt);
+    if (n > 0) l->n_prefill++;
+    l->queued_tok += (double)n;
+    if (j->r.kind == IMP_REQUEST_GENERATE) l->n_decode++;
+}
+
 /* Locked. What only the scheduler thread may look at, copied for everybody. */
 static void publish(imp_sched *s)
 {
+    if (s->c.want_load) {
+        imp_sched_load l = {0};
+        for (const job *j = s->running.first; j != NULL; j = j->next) add_load(&l, j);
+        for (const job *j = s->waiting.first; j != NULL; j = j->next) add_load(&l, j);
+        for (const job *j = s->embedding.first; j != NULL; j = j->next) add_load(&l, j);
+        s->load = l;
+    }
     s->stats.n_running = s->running.n + s->embedding.n;
     s->stats.kv_block_used = s->kv.n_block - s->kv.n_free;
 }
@@ -185,8 +222,67 @@ void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, cons
         s->stats.n_done++;
     publish(s);
     imp_mutex_unlock(s->lock);
+    if (s->c.hooks.on_end != NULL) s->c.hooks.on_end(s->c.hooks.user, j, finish);
     imp_job_finish(j, finish, err);
     imp_job_free(j);
+}
+
+static bool holds(const job_list *l, const job *j)
+{
+    const job *k = l->first;
+    while (k != NULL && k != j) k = k->next;
+    return k != NULL;
+}
+
+job_list *imp_sched_list_of(imp_sched *s, const job *j)
+{
+    return holds(&s->running, j) ? &s->running : holds(&s->waiting, j) ? &s->waiting : &s->embedding;
+}
+
+/* Locked. Room for one more in `known`. */
+static bool make_room(imp_sched *s)
+{
+    if (s->n_known < s->cap_known) return true;
+    job **more = imp_sys_realloc(s->known, (s->cap_known + 16) * sizeof(job *));
+    if (more == NULL) return false;
+    s->known = more;
+    s->cap_known += 16;
+    return true;
+}
+
+imp_status imp_sched_move(imp_sched *from, imp_sched *to, job *j)
+{
+    imp_mutex_lock(to->lock);
+    bool room = make_room(to);
+    if (room) to->known[to->n_known++] = j;
+    imp_mutex_unlock(to->lock);
+    if (!room) return IMP_NOMEM;
+    imp_mutex_lock(from->lock);
+    for (size_t i = 0; i < from->n_known; i++) {
+        if (from->known[i] != j) continue;
+        from->known[i] = from->known[--from->n_known];
+        break;
+    }
+    imp_job_remove(imp_sched_list_of(from, j), j);
+    imp_kv_pool_give(&from->kv, j->block, &j->n_block);
+    if (j->split) j->n_past = j->n_pushed * IMP_KV_BLOCK; /* in its prefill: what was exported is kept */
+    j->split = false;
+    if (j->kv_host == NULL) j->n_past = 0;
+    j->next_input = j->n_input_done;
+    publish(from);
+    imp_mutex_unlock(from->lock);
+    imp_mutex_lock(to->lock);
+    imp_job_push(&to->incoming, j);
+    imp_mutex_unlock(to->lock);
+    return IMP_OK;
+}
+
+void imp_sched_get_load(imp_sched *s, imp_sched_load *out)
+{
+    imp_mutex_lock(s->lock);
+    *out = s->load;
+    for (const job *j = s->incoming.first; j != NULL; j = j->next) add_load(out, j);
+    imp_mutex_unlock(s->lock);
 }
 
 bool imp_sched_has_work(imp_sched *s)

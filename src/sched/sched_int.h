@@ -14,12 +14,14 @@ struct imp_sched {
     job **known; /* [n_known] accepted and not finished, for cancel */
     size_t n_known, cap_known;
     imp_stats stats;
+    imp_sched_load load; /* as of the last step */
 
     /* scheduler thread only */
     job_list waiting, running, embedding;
     imp_kv_pool kv;
     imp_sampler_scratch scratch;
-    float *vector; /* [embed_dim] a finished embedding */
+    float *vector;           /* [embed_dim] a finished embedding */
+    uint64_t kv_block_bytes; /* of a block on its way to another device; 0: this one cannot */
 
     /* batch under construction, sized by the limits */
     int32_t *token, *pos;
@@ -32,6 +34,8 @@ struct imp_sched {
 
 /* The job is over: out of every list, blocks back, final event, freed. */
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err);
+/* From the list to which a job belongs now. */
+job_list *imp_sched_list_of(imp_sched *s, const job *j);
 void imp_sched_publish(imp_sched *s); /* the scheduler thread's own counts, for stats */
 bool imp_step_generate(imp_sched *s);
 bool imp_step_embed(imp_sched *s);

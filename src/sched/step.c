@@ -89,6 +89,36 @@ static bool choose_running(imp_sched *s, step *t, bool decode)
     return true;
 }
 
+/* The cache that came with a job from another device goes into its blocks; failing that it is computed again. */
+static void import_cache(imp_sched *s, job *j)
+{
+    const imp_device_ops *ops = s->c.generate->dev->ops;
+    imp_error err;
+    uint32_t n = (j->n_past + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
+    bool ok = ops->kv_import != NULL && s->kv_block_bytes > 0 && n <= j->n_pushed && n <= j->n_block;
+    for (uint32_t i = 0; ok && i < n; i++)
+        ok = ops->kv_import(s->c.generate, j->block[i], j->kv_host + i * s->kv_block_bytes, &err) == IMP_OK;
+    if (!ok) j->n_past = 0;
+    imp_sys_free(j->kv_host);
+    j->kv_host = NULL;
+}
+
+/* Push what the step completed of a cache that will be needed elsewhere: whole blocks, at the end also the last. */
+static void export_cache(imp_sched *s, job *j)
+{
+    const imp_device_ops *ops = s->c.generate->dev->ops;
+    imp_error err;
+    uint32_t n =
+        j->n_past >= j->n_prompt ? (j->n_past + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK : j->n_past / IMP_KV_BLOCK;
+    for (; j->n_pushed < n && j->split; j->n_pushed++) {
+        uint8_t *to = j->kv_host + j->n_pushed * s->kv_block_bytes;
+        j->split = ops->kv_export(s->c.generate, j->block[j->n_pushed], to, &err) == IMP_OK;
+    }
+    if (j->split) return;
+    imp_sys_free(j->kv_host);
+    j->kv_host = NULL;
+}
+
 static void admit_waiting(imp_sched *s, step *t)
 {
     const imp_limits *lim = &s->c.generate_limits;
@@ -96,10 +126,15 @@ static void admit_waiting(imp_sched *s, step *t)
            t->n_seq < lim->max_seq) {
         job *j = s->waiting.first;
         uint32_t n = chunk(s, t, j);
+        bool brings = j->kv_host != NULL && !j->split;
         /* A prompt starts only when all of it finds room, or it would be the first to be thrown out again. */
         if (n == 0 || !ensure_blocks(s, j, (uint32_t)IMP_MIN(j->n_ids + 1, (size_t)s->c.n_ctx))) return;
         imp_job_remove(&s->waiting, j);
         imp_job_push(&s->running, j);
+        if (brings) {
+            import_cache(s, j);
+            n = chunk(s, t, j);
+        }
         if (j->t_start == 0) j->t_start = imp_now_ns();
         add_seq(s, t, j, n);
     }
@@ -120,10 +155,16 @@ static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
     if (j->t_first == 0) j->t_first = imp_now_ns();
     bool end = is_end(&s->c.net->cfg, j, id);
     bool stopped = imp_job_token(j, id, &s->scratch, logits, end);
-    if (end || stopped)
+    if (end || stopped) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_STOP, NULL);
-    else if (j->n_ids == j->cap_ids)
+    } else if (j->n_ids == j->cap_ids) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_LENGTH, NULL);
+    } else if (j->split) {
+        j->split = false;
+        if (s->c.hooks.on_prefilled != NULL && s->c.hooks.on_prefilled(s->c.hooks.user, j)) return;
+        imp_sys_free(j->kv_host); /* it stays here */
+        j->kv_host = NULL;
+    }
 }
 
 static void hand_out(imp_sched *s, step *t, const float *out)
@@ -133,6 +174,7 @@ static void hand_out(imp_sched *s, step *t, const float *out)
         job *j = s->seq_job[i];
         uint32_t first = j->n_past, n = s->seq[i].n_tok;
         j->n_past += n;
+        if (j->split) export_cache(s, j);
         if (s->seq_out[i] == UINT32_MAX) continue;
         const float *logits = out + (size_t)s->seq_out[i] * n_vocab;
         if (j->r.kind == IMP_REQUEST_GENERATE) {
@@ -170,14 +212,44 @@ static void count(imp_sched *s, const step *t, uint64_t t0, bool embed)
     imp_sched_publish(s);
 }
 
-/* The device refused a step: every sequence in it ends with that error, the others go on. */
+/* The device refused a step: every sequence in it goes elsewhere or ends with that error. When the device itself has
+ * failed, so does everything else that is here; else the others go on. */
 static void fail_step(imp_sched *s, const step *t, job_list *list, const imp_error *err)
 {
     imp_log(IMP_LOG_ERROR, "a step failed: %s", err->text);
+    const imp_sched_hooks *h = &s->c.hooks;
+    bool lost = err->status == IMP_DEVICE && h->on_stranded != NULL;
     for (uint32_t i = 0; i < t->n_seq; i++) {
+        job *j = s->seq_job[i];
         bool again = false; /* an embedding job may stand in the step with several inputs */
-        for (uint32_t k = 0; k < i; k++) again = again || s->seq_job[k] == s->seq_job[i];
-        if (!again) imp_sched_end(s, list, s->seq_job[i], IMP_FINISH_ERROR, err);
+        for (uint32_t k = 0; k < i; k++) again = again || s->seq_job[k] == j;
+        if (again) continue;
+        if (lost && h->on_stranded(h->user, j, err)) continue;
+        imp_sched_end(s, list, j, IMP_FINISH_ERROR, err);
+    }
+    job_list *const lists[] = {&s->running, &s->waiting, &s->embedding};
+    for (size_t l = 0; lost && l < IMP_COUNT(lists); l++)
+        for (job *j = lists[l]->first, *next; j != NULL; j = next) {
+            next = j->next;
+            (void)h->on_stranded(h->user, j, err);
+        }
+}
+
+/* Seconds the step took, told to the engine and to every job in it. */
+static void account(imp_sched *s, const step *t, const imp_exec *x, const imp_batch *b, bool embed,
+                    uint64_t t0)
+{
+    uint64_t ns = x->dev->ops->last_ns != NULL ? x->dev->ops->last_ns(x) : imp_now_ns() - t0;
+    double sec = (double)ns * 1e-9, bytes = 0;
+    if (s->c.hooks.on_step != NULL) bytes = s->c.hooks.on_step(s->c.hooks.user, b, embed, sec);
+    for (uint32_t i = 0; i < t->n_seq; i++) {
+        job *j = s->seq_job[i];
+        bool decode = !embed && j->n_ids > j->n_prompt && j->n_ids - j->n_past == 1;
+        imp_sched_phase *p = &j->phase[decode ? 1 : 0];
+        p->n_tok += s->seq[i].n_tok;
+        if (i > 0 && s->seq_job[i - 1] == j) continue;
+        p->s += sec;
+        p->bytes += bytes;
     }
 }
 
@@ -199,10 +271,12 @@ bool imp_step_generate(imp_sched *s)
     const float *out = NULL;
     imp_error err;
     uint64_t t0 = imp_now_ns();
-    if (s->c.generate->dev->ops->run(s->c.generate, &b, &out, &err) != IMP_OK)
+    if (s->c.generate->dev->ops->run(s->c.generate, &b, &out, &err) != IMP_OK) {
         fail_step(s, &t, &s->running, &err);
-    else
+    } else {
+        account(s, &t, s->c.generate, &b, false, t0);
         hand_out(s, &t, out);
+    }
     count(s, &t, t0, false);
     return true;
 }
@@ -257,6 +331,7 @@ bool imp_step_embed(imp_sched *s)
         count(s, &t, t0, true);
         return true;
     }
+    account(s, &t, s->c.embed, &b, true, t0);
     for (uint32_t i = 0; i < t.n_seq; i++) {
         job *j = s->seq_job[i];
         imp_event ev = {.kind = IMP_EVENT_EMBEDDING, .index = s->seq_input[i]};

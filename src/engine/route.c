@@ -1,0 +1,336 @@
+/* engine/route.c - who runs what: the choice for a request, hand-over between units, what is learned from steps.
+ *
+ * Idea:    imp_submit asks plan/place with how the units stand now and submits to the unit that prefills; when another
+ *          one decodes, the job moves there with its cache after the first token. When a device fails, everything on it
+ *          moves to the others and is computed again. A request never ends because one of several units did.
+ * Threads: submit from any; hooks on the scheduler thread of the instance's unit. */
+#include <stdio.h>
+
+#include "engine/engine_int.h"
+
+enum { FAIL_REST_S = 30 };
+static const double LEARN_EVERY_S = 0.0005; /* computed time between lessons: keeps their cost below 1 % */
+
+/* ---- how the units stand -------------------------------------------------------------------------- */
+
+/* place_lock held. NULL: the unit may be used. */
+static const char *why_not(const imp_unit *u, const imp_instance *x, const char *require)
+{
+    bool asked = require != NULL && strcmp(require, u->device->name) == 0;
+    if (u->failed_ns != 0 && u->engine->n_unit > 1) {
+        uint64_t rest = (uint64_t)FAIL_REST_S * 1000000000u << IMP_MIN(u->n_fail, 6u);
+        if (imp_now_ns() - u->failed_ns < rest) return "it failed a moment ago";
+    }
+    if (u->only_forced && !asked && u->engine->n_unit > 1)
+        return "the slow reference is used only when asked for";
+    if (x->sched == NULL)
+        return x->why_not[0] != '\0' ? x->why_not : "the model is not loaded there: it would not win";
+    return NULL;
+}
+
+void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *out)
+{
+    const imp_engine *e = m->engine;
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        imp_unit *u = e->unit[i];
+        imp_instance *x = &m->inst[i];
+        const imp_device_ops *ops = u->device->ops;
+        out[i] = (imp_place_unit){.name = u->device->name,
+                                  .learn = &u->learn,
+                                  .excluded = why_not(u, x, r->only),
+                                  .n_ctx = x->fit.n_ctx,
+                                  .can_export = ops->kv_export != NULL,
+                                  .can_import = ops->kv_import != NULL,
+                                  .loaded = x->sched != NULL};
+        if (x->sched == NULL || e->n_unit == 1) continue;
+        imp_sched_load l = {0};
+        imp_sched_get_load(x->sched, &l);
+        out[i].queued_tok = l.queued_tok;
+        out[i].n_prefill = l.n_prefill;
+        out[i].n_decode = l.n_decode;
+        if (l.queued_tok > 0 && out[i].excluded == NULL) {
+            imp_cost_time t;
+            uint32_t chunk = IMP_MAX(r->chunk, 1u);
+            out[i].queued_s =
+                imp_place_prefill_s(&u->learn, r->cost, chunk, chunk, &t) * l.queued_tok / chunk;
+        }
+    }
+}
+
+/* place_lock held. Instances may go meanwhile only for a model that is being unloaded. */
+void imp_route_choose(imp_model *m, const imp_place_request *r, imp_choice *out)
+{
+    imp_place_unit u[MAX_UNIT];
+    imp_route_units(m, r, u);
+    imp_place(&m->engine->placer, r, u, m->engine->n_unit, out);
+}
+
+uint32_t imp_route_worth(imp_model *m)
+{
+    static const uint32_t prompt[] = {16, 128, 1024, 8192}, busy[] = {0, 4};
+    imp_engine *e = m->engine;
+    imp_placer p;
+    imp_place_unit u[MAX_UNIT];
+    uint32_t worth = 0;
+    imp_mutex_lock(e->place_lock);
+    imp_placer_init(&p);
+    p.policy = e->placer.policy;
+    p.watt_cap = e->placer.watt_cap;
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        const imp_device_ops *ops = e->unit[i]->device->ops;
+        u[i] = (imp_place_unit){.name = e->unit[i]->device->name,
+                                .learn = &e->unit[i]->learn,
+                                .excluded = e->unit[i]->only_forced ? "only when asked for" : NULL,
+                                .n_ctx = UINT32_MAX,
+                                .can_export = ops->kv_export != NULL,
+                                .can_import = ops->kv_import != NULL,
+                                .loaded = true};
+    }
+    for (size_t i = 0; i < IMP_COUNT(prompt) * IMP_COUNT(busy) * 2; i++) {
+        bool embed = i & 1;
+        if ((embed ? m->net->embed : m->net->generate) == NULL) continue;
+        imp_choice c;
+        imp_place_request r = {.cost = embed ? &m->cost_embed : &m->cost_generate,
+                               .embed = embed,
+                               .n_prompt = prompt[i / 2 % IMP_COUNT(prompt)],
+                               .n_gen = 128,
+                               .chunk = 512};
+        imp_place(&p, &r, u, e->n_unit, &c);
+        if (c.chosen < 0) continue;
+        uint32_t a = c.cand[c.chosen].prefill, b = c.cand[c.chosen].decode;
+        worth |= 1u << a | 1u << b;
+        /* busy: the next request finds these taken */
+        u[a].n_decode += busy[i / 8 % IMP_COUNT(busy)];
+    }
+    imp_mutex_unlock(e->place_lock);
+    return worth;
+}
+
+/* ---- submitting ----------------------------------------------------------------------------------- */
+
+static imp_place_request describe(const imp_model *m, const imp_request *r)
+{
+    bool embed = r->kind == IMP_REQUEST_EMBED;
+    imp_place_request p = {.model = (uint64_t)(uintptr_t)m,
+                           .cost = embed ? &m->cost_embed : &m->cost_generate,
+                           .embed = embed,
+                           .chunk = m->inst[m->home].fit.generate.max_tok,
+                           .only = r->require};
+    uint64_t n = 0, most = 0;
+    for (size_t i = 0; i < r->n_input; i++) {
+        n += r->n_ids[i];
+        most = IMP_MAX(most, (uint64_t)r->n_ids[i]);
+    }
+    p.n_prompt = (uint32_t)IMP_MIN(IMP_MAX(n, 1u), (uint64_t)UINT32_MAX / 2);
+    p.n_need = (uint32_t)IMP_MIN(most, (uint64_t)UINT32_MAX / 2);
+    if (r->kind != IMP_REQUEST_GENERATE) return p;
+    p.n_gen = (uint32_t)IMP_MAX(m->mean_gen, 1);
+    if (r->max_tok != 0 && (r->ignore_eos || r->max_tok < p.n_gen)) p.n_gen = r->max_tok;
+    p.n_need += r->max_tok != 0 ? IMP_MIN(r->max_tok, UINT32_MAX / 4) : 1;
+    return p;
+}
+
+/* What a required device says no with. */
+static imp_status refuse(const imp_model *m, const imp_request *r, const imp_choice *c, imp_error *err)
+{
+    const imp_unit *u = imp_unit_find(m->engine, r->require);
+    const char *why = "there is no such device here";
+    for (uint32_t i = 0; u != NULL && i < c->n_cand; i++)
+        if (c->cand[i].prefill == u->index && c->cand[i].decode == u->index && c->cand[i].excluded != NULL)
+            why = c->cand[i].excluded;
+    return imp_fail_field(err, IMP_NOT_READY, "impetus.require", "\"%.60s\" cannot run this request: %s",
+                          r->require, why);
+}
+
+static void nothing(void *user, uint64_t id, const imp_event *ev)
+{
+    (void)user, (void)id, (void)ev;
+}
+
+/* A copy of the request's beginning on an idle unit that is not known well; nobody waits for it. */
+static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
+{
+    imp_instance *x = &m->inst[c->shadow];
+    if (r->kind != IMP_REQUEST_GENERATE || x->sched == NULL) return;
+    imp_engine *e = m->engine;
+    size_t n = IMP_MIN(r->n_ids[0], (size_t)x->fit.generate.max_tok);
+    imp_request q = {.kind = IMP_REQUEST_GENERATE,
+                     .ids = r->ids,
+                     .n_ids = &n,
+                     .n_input = 1,
+                     .max_tok = IMP_PLACE_SHADOW_GEN,
+                     .ignore_eos = true,
+                     .on_event = nothing};
+    imp_sampling_default(&q.sampling);
+    q.sampling.temperature = 0;
+    imp_error ignored;
+    uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1;
+    if (imp_sched_submit(x->sched, &q, id, &ignored) != IMP_OK) return;
+    imp_mutex_lock(e->place_lock);
+    imp_place_explored(&e->placer, c->shadow_s);
+    imp_mutex_unlock(e->place_lock);
+    imp_mutex_lock(e->lock);
+    imp_unit_wake(x->unit);
+    imp_mutex_unlock(e->lock);
+}
+
+imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
+{
+    imp_engine *e = m->engine;
+    uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1, t0 = imp_now_ns();
+    *out_id = id;
+    imp_choice c = {.chosen = -1, .shadow = -1};
+    imp_mutex_lock(e->place_lock);
+    imp_place_request p = describe(m, r);
+    imp_route_choose(m, &p, &c);
+    imp_mutex_unlock(e->place_lock);
+    if (c.chosen < 0 && r->require != NULL) return refuse(m, r, &c, err);
+    imp_instance *x = &m->inst[c.chosen < 0 ? m->home : c.cand[c.chosen].prefill];
+    if (x->sched == NULL) return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
+    imp_record *rec = imp_record_new(m, r, id, &c);
+    if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
+    rec->decide_ns = imp_now_ns() - t0;
+    bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
+    imp_status s = imp_sched_submit_tagged(x->sched, r, id, rec, split, err);
+    if (s != IMP_OK) {
+        imp_sys_free(rec);
+        return s;
+    }
+    imp_mutex_lock(e->lock);
+    imp_unit_wake(x->unit);
+    imp_mutex_unlock(e->lock);
+    if (c.shadow >= 0) run_shadow(m, r, &c);
+    return IMP_OK;
+}
+
+/* ---- hooks ---------------------------------------------------------------------------------------- */
+
+static double on_step(void *user, const imp_batch *b, bool embed, double s)
+{
+    imp_instance *x = user;
+    imp_unit *u = x->unit;
+    int phase = !embed && b->n_tok == b->n_seq;
+    u->since_learn_s += s;
+    if (u->since_learn_s < LEARN_EVERY_S && u->bytes[phase] > 0) return u->bytes[phase];
+    u->since_learn_s = 0;
+    const imp_cost *c = embed ? &x->model->cost_embed : &x->model->cost_generate;
+    imp_cost_shape sh = imp_cost_shape_of(b, !embed);
+    imp_cost_time t;
+    imp_mutex_lock(u->engine->place_lock);
+    imp_learn_observe(&u->learn, c, &sh, s);
+    imp_learn_predict(&u->learn, c, &sh, false, &t);
+    u->failed_ns = 0;
+    u->n_fail = 0;
+    imp_mutex_unlock(u->engine->place_lock);
+    u->n_learned++;
+    u->bytes[phase] = t.bytes;
+    return t.bytes;
+}
+
+/* Move j to unit `to` when it can take it. */
+static bool move(imp_instance *from, uint32_t to, struct job *j)
+{
+    imp_model *m = from->model;
+    imp_engine *e = m->engine;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    imp_mutex_lock(e->lock);
+    imp_instance *x = &m->inst[to];
+    bool ok = !m->leaving && !e->quit && x->sched != NULL && from->sched != NULL && x != from &&
+              IMP_MAX(i.cap, i.n_prompt) <= x->fit.n_ctx &&
+              imp_sched_move(from->sched, x->sched, j) == IMP_OK;
+    if (ok) imp_unit_wake(x->unit);
+    imp_mutex_unlock(e->lock);
+    return ok;
+}
+
+static bool on_prefilled(void *user, struct job *j)
+{
+    imp_instance *x = user;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    imp_record *rec = i.tag;
+    if (rec == NULL || rec->device[1] == x->unit->index) return false;
+    uint32_t to = rec->device[1];
+    imp_mutex_lock(x->model->engine->place_lock);
+    bool failed = x->model->engine->unit[to]->failed_ns != 0;
+    imp_mutex_unlock(x->model->engine->place_lock);
+    if (!failed && move(x, to, j)) return true;
+    (void)snprintf(rec->fallback, sizeof rec->fallback, "%.60s could not take the decode over",
+                   rec->unit[to]);
+    rec->device[1] = x->unit->index;
+    return false;
+}
+
+/* The device has failed under a job: where to now? Tries the choice again without it, then any unit at all. */
+static bool on_stranded(void *user, struct job *j, const imp_error *err)
+{
+    imp_instance *x = user;
+    imp_model *m = x->model;
+    imp_engine *e = m->engine;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    imp_record *rec = i.tag;
+    imp_mutex_lock(e->place_lock);
+    if (x->unit->failed_ns == 0) x->unit->n_fail++;
+    x->unit->failed_ns = imp_now_ns();
+    imp_place_request p = {.model = (uint64_t)(uintptr_t)m,
+                           .cost = i.kind == IMP_REQUEST_EMBED ? &m->cost_embed : &m->cost_generate,
+                           .embed = i.kind == IMP_REQUEST_EMBED,
+                           .n_prompt = i.n_prompt + i.n_generated,
+                           .n_gen = 64,
+                           .chunk = m->inst[m->home].fit.generate.max_tok};
+    imp_choice c;
+    imp_route_choose(m, &p, &c);
+    bool failed[MAX_UNIT] = {false};
+    for (uint32_t k = 0; k < e->n_unit; k++) failed[k] = e->unit[k]->failed_ns != 0;
+    imp_mutex_unlock(e->place_lock);
+    if (rec == NULL || e->quit || m->leaving) return false;
+    uint32_t order[MAX_UNIT + 1], n = 0;
+    if (c.chosen >= 0) order[n++] = c.cand[c.chosen].prefill;
+    for (uint32_t k = 0; k < e->n_unit; k++)
+        if (!failed[k] && !e->unit[k]->only_forced) order[n++] = k;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t to = order[k];
+        if (to == x->unit->index) continue;
+        if (m->inst[to].sched == NULL && m->inst[to].why_not[0] == '\0' &&
+            imp_instance_open(m, e->unit[to], NULL) != IMP_OK)
+            continue;
+        (void)snprintf(rec->fallback, sizeof rec->fallback, "%.40s failed: %.90s", x->unit->device->name,
+                       err->text);
+        uint32_t before[2] = {rec->device[0], rec->device[1]};
+        if (i.n_generated == 0) rec->device[0] = to;
+        rec->device[1] = to;
+        if (move(x, to, j)) return true;
+        rec->device[0] = before[0], rec->device[1] = before[1];
+    }
+    return false;
+}
+
+static void on_end(void *user, struct job *j, imp_finish finish)
+{
+    imp_instance *x = user;
+    imp_engine *e = x->unit->engine;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    imp_record *rec = i.tag;
+    if (rec == NULL) return;
+    rec->phase[0] = i.phase[0];
+    rec->phase[1] = i.phase[1];
+    rec->queue_ms = i.queue_ms;
+    rec->finish = finish;
+    if (i.kind == IMP_REQUEST_GENERATE && (finish == IMP_FINISH_STOP || finish == IMP_FINISH_LENGTH)) {
+        imp_mutex_lock(e->place_lock);
+        x->model->mean_gen += 0.1 * (i.n_generated - x->model->mean_gen);
+        imp_mutex_unlock(e->place_lock);
+    }
+    imp_record_keep(e, rec);
+}
+
+void imp_route_hooks(imp_instance *x, imp_sched_hooks *out)
+{
+    *out = (imp_sched_hooks){.user = &x->model->inst[x->unit->index], .on_step = on_step, .on_end = on_end};
+    if (x->unit->engine->n_unit == 1) return;
+    out->on_prefilled = on_prefilled;
+    out->on_stranded = on_stranded;
+}

@@ -1,0 +1,171 @@
+/* engine/units.c - the devices an engine works with: opening what was asked for, and what is known of each.
+ *
+ * Idea:    a list of names, with commas: "cpu", "ref", "sim:PROFILE" (all units of a published profile, on a virtual
+ *          clock) or any kind dev.c knows; nothing or "auto" opens every real device there is. */
+#include <stdio.h>
+
+#include "engine/engine_int.h"
+#include "plan/sim_unit.h"
+
+static const char *const ACCELERATOR[] = {"cuda", "mlx", "coreml"};
+
+static imp_unit_kind kind_of(const imp_device *d)
+{
+    if (strcmp(d->ops->kind, "cuda") == 0 || strcmp(d->ops->kind, "mlx") == 0) return IMP_UNIT_GPU;
+    return strcmp(d->ops->kind, "coreml") == 0 ? IMP_UNIT_NPU : IMP_UNIT_CPU;
+}
+
+/* Takes the device. Two of a kind are told apart by a number behind the name. */
+static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, imp_error *err)
+{
+    imp_unit *u = e->n_unit < MAX_UNIT ? imp_sys_calloc(1, sizeof *u) : NULL;
+    if (u == NULL) {
+        d->ops->close(d);
+        return e->n_unit == MAX_UNIT ? imp_fail(err, IMP_INVALID, "at most %d devices at once", MAX_UNIT)
+                                     : imp_fail(err, IMP_NOMEM, "not enough memory to start");
+    }
+    u->engine = e;
+    u->index = e->n_unit;
+    u->device = d;
+    uint32_t same = 0;
+    for (uint32_t i = 0; i < e->n_unit; i++) same += e->unit[i]->device->ops == d->ops && m == NULL;
+    if (same > 0 && m == NULL) (void)snprintf(d->name, sizeof d->name, "%.40s%u", d->ops->kind, same);
+    u->only_forced = strcmp(d->ops->kind, "ref") == 0;
+    e->unit[e->n_unit++] = u;
+    imp_machine base;
+    if (m != NULL)
+        base = *m;
+    else
+        imp_machine_default(kind_of(d), d->name, &base);
+    char print[128];
+    imp_calibration c;
+    imp_error ignored;
+    imp_store_fingerprint(d->name, print);
+    if (m == NULL && e->store != NULL &&
+        imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK)
+        base = c.machine;
+    imp_learn_init(&u->learn, &base);
+    if (m == NULL && e->store != NULL)
+        (void)!imp_store_get_learned(e->store, d->name, print, &u->learn, &ignored);
+    imp_status s = imp_mutex_new(&u->device_lock);
+    if (s == IMP_OK) s = imp_cond_new(&u->work);
+    return s == IMP_OK ? s : imp_fail(err, s, "not enough memory to start");
+}
+
+static imp_status open_sim(imp_engine *e, const char *profile, imp_error *err)
+{
+    imp_machine m[MAX_UNIT];
+    size_t n = imp_profile_machines(profile, m, MAX_UNIT);
+    if (n == 0)
+        return imp_fail_field(err, IMP_NOT_FOUND, "device",
+                              "there is no profile \"%.60s\"; 'impetus devices --profiles' lists them",
+                              profile);
+    for (size_t i = 0; i < IMP_MIN(n, (size_t)MAX_UNIT); i++) {
+        imp_device *d;
+        IMP_TRY(imp_sim_unit_open(&m[i], e->config.n_thread, &d, err));
+        IMP_TRY(add_unit(e, d, &m[i], err));
+    }
+    return IMP_OK;
+}
+
+static imp_status open_auto(imp_engine *e, imp_error *err)
+{
+    imp_device *d;
+    for (size_t i = 0; i < IMP_COUNT(ACCELERATOR); i++) {
+        imp_error ignored;
+        if (imp_dev_open(ACCELERATOR[i], e->config.n_thread, &d, &ignored) == IMP_OK)
+            IMP_TRY(add_unit(e, d, NULL, err));
+    }
+    IMP_TRY(imp_dev_open("cpu", e->config.n_thread, &d, err));
+    return add_unit(e, d, NULL, err);
+}
+
+static imp_status open_named(imp_engine *e, const char *name, imp_error *err)
+{
+    imp_device *d;
+    if (strcmp(name, "auto") == 0) return open_auto(e, err);
+    if (strncmp(name, "sim:", 4) == 0) return open_sim(e, name + 4, err);
+    char kind[32];
+    size_t n = strlen(name); /* "cpu0" names the first unit of its kind */
+    if (n > 1 && n < sizeof kind && name[n - 1] == '0') n--;
+    (void)snprintf(kind, sizeof kind, "%.*s", (int)IMP_MIN(n, sizeof kind - 1), name);
+    IMP_TRY(imp_dev_open(kind, e->config.n_thread, &d, err));
+    return add_unit(e, d, NULL, err);
+}
+
+imp_status imp_units_open(imp_engine *e, const char *spec, imp_error *err)
+{
+    if (spec == NULL || spec[0] == '\0') spec = "auto";
+    while (*spec != '\0') {
+        char name[96];
+        size_t n = strcspn(spec, ",");
+        if (n == 0 || n >= sizeof name)
+            return imp_fail_field(err, IMP_INVALID, "device", "\"%.60s\" names no device", spec);
+        memcpy(name, spec, n);
+        name[n] = '\0';
+        IMP_TRY(open_named(e, name, err));
+        spec += n + (spec[n] == ',');
+    }
+    return IMP_OK;
+}
+
+static void keep_learned(imp_engine *e, imp_unit *u)
+{
+    char print[128];
+    imp_error ignored;
+    if (e->store == NULL || u->n_learned == 0 || imp_dev_is_sim(u->device)) return;
+    imp_store_fingerprint(u->device->name, print);
+    (void)!imp_store_put_learned(e->store, u->device->name, print, &u->learn, &ignored);
+}
+
+void imp_units_close(imp_engine *e)
+{
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        imp_unit *u = e->unit[i];
+        keep_learned(e, u);
+        u->device->ops->close(u->device);
+        imp_cond_free(u->work);
+        imp_mutex_free(u->device_lock);
+        imp_sys_free(u);
+    }
+    e->n_unit = 0;
+}
+
+imp_unit *imp_unit_find(const imp_engine *e, const char *name)
+{
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (strcmp(e->unit[i]->device->name, name) == 0) return e->unit[i];
+    return NULL;
+}
+
+char *imp_units_json(imp_engine *e)
+{
+    imp_buf b = {0};
+    imp_buf_str(&b, "[");
+    imp_mutex_lock(e->place_lock);
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        const imp_unit *u = e->unit[i];
+        const imp_machine *m = &u->learn.machine;
+        imp_buf_fmt(
+            &b, "%s{\"device\":\"%s\",\"kind\":\"%s\",\"driver\":\"%s\",\"simulated\":%s,\"state\":\"%s\"",
+            i ? "," : "", u->device->name, imp_unit_kind_name(m->kind), u->device->ops->kind,
+            imp_dev_is_sim(u->device) ? "true" : "false", u->failed_ns != 0 ? "failed" : "ready");
+        imp_buf_fmt(&b, ",\"observed\":%llu,\"residual\":%.4f,\"numbers\":{",
+                    (unsigned long long)u->learn.n_observed, u->learn.residual);
+        for (int f = 0, first = 1; f < IMP_N_FIELD; f++) {
+            if (m->f[f].mark == IMP_MARK_NONE) continue;
+            imp_buf_fmt(&b,
+                        "%s\"%s\":{\"value\":%.6g,\"range\":[%.6g,%.6g],\"unit\":\"%s\",\"from\":\"%s\","
+                        "\"source\":\"%s\"}",
+                        first ? "" : ",", imp_field_key((imp_field)f), m->f[f].v, m->f[f].lo, m->f[f].hi,
+                        imp_field_unit((imp_field)f), imp_mark_name(m->f[f].mark), m->f[f].source);
+            first = 0;
+        }
+        imp_buf_str(&b, "}}");
+    }
+    imp_mutex_unlock(e->place_lock);
+    imp_buf_str(&b, "]");
+    char *text = imp_buf_take(&b);
+    imp_buf_deinit(&b);
+    return text;
+}

@@ -1,0 +1,355 @@
+/* The engine with several devices, over real arithmetic: simulated units compute on the CPU, so every route must give
+ * the very bytes that one CPU gives. */
+#include "test.h"
+
+#include <unistd.h>
+
+#include "base/thread.h"
+#include "dev/sim/sim.h"
+#include "engine/engine_int.h"
+
+#define MODEL "models/stories260K.gguf"
+
+typedef struct answer {
+    imp_mutex *mu;
+    imp_cond *cv;
+    char text[8192];
+    size_t n;
+    int n_done;
+    imp_finish finish;
+    imp_usage usage;
+    char why[500];
+} answer;
+
+static void on_event(void *user, uint64_t id, const imp_event *ev)
+{
+    (void)id;
+    answer *a = user;
+    imp_mutex_lock(a->mu);
+    if (ev->kind == IMP_EVENT_TEXT && a->n + ev->n_text < sizeof a->text) {
+        memcpy(a->text + a->n, ev->text, ev->n_text);
+        a->n += ev->n_text;
+    }
+    if (ev->kind == IMP_EVENT_DONE) {
+        a->n_done++;
+        a->finish = ev->finish;
+        a->usage = ev->usage;
+        if (ev->error) snprintf(a->why, sizeof a->why, "%s", ev->error->text);
+        imp_cond_broadcast(a->cv);
+    }
+    imp_mutex_unlock(a->mu);
+}
+
+static void answer_init(answer *a)
+{
+    memset(a, 0, sizeof *a);
+    assert_int_equal(imp_mutex_new(&a->mu), IMP_OK);
+    assert_int_equal(imp_cond_new(&a->cv), IMP_OK);
+}
+
+static void answer_wait(answer *a)
+{
+    imp_mutex_lock(a->mu);
+    while (a->n_done == 0) imp_cond_wait(a->cv, a->mu);
+    imp_mutex_unlock(a->mu);
+    assert_int_equal(a->n_done, 1);
+}
+
+static void answer_deinit(answer *a)
+{
+    imp_mutex_free(a->mu);
+    imp_cond_free(a->cv);
+}
+
+typedef struct rig {
+    imp_engine *e;
+    imp_model *m;
+    int32_t *ids;
+    size_t n_ids;
+} rig;
+
+static rig rig_new(const char *device, const char *db)
+{
+    rig r = {0};
+    imp_error err = {0};
+    imp_engine_config c = {
+        .device = device, .n_thread = 1, .n_ctx = 512, .n_parallel = 8, .n_batch = 64, .db_path = db};
+    if (imp_engine_new(&c, &r.e, &err) != IMP_OK) fail_msg("%s", err.text);
+    if (imp_engine_load(r.e, MODEL, "m", &r.m, &err) != IMP_OK) fail_msg("%s", err.text);
+    static const char text[] =
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the "
+        "park with her friends. One day, she saw a big tree and a small bird that could not fly. "
+        "The bird was sad and wanted to go home to its mother, who lived in the forest far away.";
+    assert_int_equal(imp_tokenize(r.m, text, sizeof text - 1, IMP_TOK_ADD_SPECIAL, &r.ids, &r.n_ids, &err),
+                     IMP_OK);
+    return r;
+}
+
+static void rig_free(rig *r)
+{
+    imp_free(r->ids);
+    imp_engine_free(r->e);
+}
+
+static uint64_t ask(const rig *r, answer *a, const char *require, uint64_t seed, imp_status want)
+{
+    imp_error err = {0};
+    imp_request q = {.kind = IMP_REQUEST_GENERATE,
+                     .ids = r->ids,
+                     .n_ids = &r->n_ids,
+                     .n_input = 1,
+                     .max_tok = 80,
+                     .on_event = on_event,
+                     .user = a,
+                     .require = require};
+    imp_sampling_default(&q.sampling);
+    q.sampling.seed = seed;
+    uint64_t id = 0;
+    imp_status s = imp_submit(r->m, &q, &id, &err);
+    if (s != want) fail_msg("submit: %s", err.text);
+    if (s != IMP_OK) snprintf(a->why, sizeof a->why, "%s", err.text);
+    return id;
+}
+
+/* Make sure that both units hold the model, whatever the prediction says of so small a one. */
+static void load_everywhere(rig *r)
+{
+    imp_error err;
+    for (uint32_t i = 0; i < r->e->n_unit; i++)
+        if (r->m->inst[i].sched == NULL)
+            assert_int_equal(imp_instance_open(r->m, r->e->unit[i], &err), IMP_OK);
+}
+
+/* Believe that unit `pre` is the one for prompts and `dec` for generating. */
+static void believe(rig *r, uint32_t pre, uint32_t dec)
+{
+    imp_mutex_lock(r->e->place_lock);
+    for (uint32_t i = 0; i < r->e->n_unit; i++) {
+        imp_machine m = r->e->unit[i]->learn.machine;
+        double fast = 1e3, slow = 1e-3;
+        m.f[IMP_F_F32].v = m.f[IMP_F_F16].v = i == pre ? fast : slow;
+        m.f[IMP_F_INT8].v = 0;
+        m.f[IMP_F_BW].v = i == dec ? 1e5 : 0.5;
+        m.f[IMP_F_CACHE].v = 0;
+        m.f[IMP_F_LAUNCH].v = m.f[IMP_F_SYNC].v = 0.001;
+        if (i == dec) m.f[IMP_F_F32].v = m.f[IMP_F_F16].v = 0.05;
+        if (i == pre) m.f[IMP_F_BW].v = 5;
+        m.f[IMP_F_LINK].v = 1000;
+        bool sim = m.simulated;
+        imp_learn_init(&r->e->unit[i]->learn, &m);
+        r->e->unit[i]->learn.machine.simulated = sim;
+    }
+    imp_mutex_unlock(r->e->place_lock);
+}
+
+static void split_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    rig one = rig_new("cpu", NULL);
+    answer want[4];
+    for (int k = 0; k < 4; k++) {
+        answer_init(&want[k]);
+        ask(&one, &want[k], NULL, 100 + k, IMP_OK);
+        answer_wait(&want[k]);
+        assert_true(want[k].n > 40);
+    }
+    rig two = rig_new("cpu,sim:apple-m3-max/gpu", NULL);
+    load_everywhere(&two);
+    int n_split = 0;
+    for (uint32_t pre = 0; pre < 2; pre++) {
+        for (int k = 0; k < 4; k++) {
+            believe(&two, pre, 1 - pre);
+            answer a;
+            answer_init(&a);
+            uint64_t id = ask(&two, &a, NULL, 100 + k, IMP_OK);
+            answer_wait(&a);
+            assert_int_equal(a.finish, want[k].finish);
+            assert_string_equal(a.text, want[k].text);
+            assert_int_equal(a.usage.n_generated, want[k].usage.n_generated);
+            char *receipt = imp_receipt_json(two.e, id);
+            assert_non_null(receipt);
+            const char *p = strstr(receipt, "\"prefill\":{\"device\":\"cpu0\""),
+                       *d = strstr(receipt, "\"decode\":{\"device\":\"cpu0\"");
+            n_split += (p == NULL) != (d == NULL);
+            assert_null(strstr(receipt, "fallback\":\""));
+            assert_non_null(strstr(receipt, "SIMULATED"));
+            imp_free(receipt);
+            answer_deinit(&a);
+        }
+    }
+    assert_int_equal(n_split, 8); /* both directions were really split */
+    for (int k = 0; k < 4; k++) answer_deinit(&want[k]);
+    rig_free(&two);
+    rig_free(&one);
+}
+
+/* 24 at once over three units, one dies in between: every request ends well, with the bytes it has alone. */
+static void a_dead_unit_fails_nothing(void **state)
+{
+    (void)state;
+    rig one = rig_new("cpu", NULL);
+    answer want;
+    answer_init(&want);
+    ask(&one, &want, NULL, 7, IMP_OK);
+    answer_wait(&want);
+    for (uint32_t victim = 0; victim < 3; victim++) {
+        rig r = rig_new("sim:apple-m4", NULL); /* cpu, gpu, ane */
+        load_everywhere(&r);
+        assert_int_equal(r.e->n_unit, 3);
+        believe(&r, victim, victim == 2 ? 1 : 2);
+        enum { N = 24 };
+        answer a[N];
+        for (int i = 0; i < N; i++) answer_init(&a[i]), ask(&r, &a[i], NULL, 7, IMP_OK);
+        usleep(3000 * (victim + 1));
+        imp_dev_sim_kill(r.e->unit[victim]->device, true);
+        for (int i = 0; i < N; i++) {
+            answer_wait(&a[i]);
+            assert_string_equal(a[i].why, "");
+            assert_string_equal(a[i].text, want.text);
+            answer_deinit(&a[i]);
+        }
+        answer b; /* and what comes later goes elsewhere at once */
+        answer_init(&b);
+        ask(&r, &b, NULL, 7, IMP_OK);
+        answer_wait(&b);
+        assert_string_equal(b.text, want.text);
+        answer_deinit(&b);
+        rig_free(&r);
+    }
+    answer_deinit(&want);
+    rig_free(&one);
+}
+
+static void all_dead_is_an_error(void **state)
+{
+    (void)state;
+    rig r = rig_new("sim:apple-m4", NULL);
+    load_everywhere(&r);
+    for (uint32_t i = 0; i < 3; i++) imp_dev_sim_kill(r.e->unit[i]->device, true);
+    answer a;
+    answer_init(&a);
+    ask(&r, &a, NULL, 7, IMP_OK);
+    answer_wait(&a);
+    assert_int_equal(a.finish, IMP_FINISH_ERROR);
+    answer_deinit(&a);
+    rig_free(&r);
+}
+
+static void required_device(void **state)
+{
+    (void)state;
+    rig r = rig_new("cpu,sim:apple-m3-max/ane", NULL);
+    load_everywhere(&r);
+    static const char *const name[] = {"cpu0", "apple-m3-max/ane"};
+    for (int i = 0; i < 2; i++) {
+        answer a;
+        answer_init(&a);
+        uint64_t id = ask(&r, &a, name[i], 1, IMP_OK);
+        answer_wait(&a);
+        char *receipt = imp_receipt_json(r.e, id), need[100];
+        snprintf(need, sizeof need, "\"decode\":{\"device\":\"%s\"", name[i]);
+        assert_non_null(strstr(receipt, need));
+        imp_free(receipt);
+        char *why = imp_explain_json(r.e, id);
+        assert_non_null(strstr(why, "another device is asked for"));
+        imp_free(why);
+        answer_deinit(&a);
+    }
+    answer a;
+    answer_init(&a);
+    ask(&r, &a, "gpu7", 1, IMP_NOT_READY);
+    assert_non_null(strstr(a.why, "no such device"));
+    imp_dev_sim_kill(r.e->unit[1]->device, true);
+    ask(&r, &a, name[1], 1, IMP_OK); /* not known yet to be dead: it moves */
+    answer_wait(&a);
+    ask(&r, &a, name[1], 1, IMP_NOT_READY);
+    assert_non_null(strstr(a.why, "failed"));
+    answer_deinit(&a);
+    rig_free(&r);
+}
+
+static void cancel_reaches_every_unit(void **state)
+{
+    (void)state;
+    rig r = rig_new("sim:apple-m4", NULL);
+    load_everywhere(&r);
+    believe(&r, 0, 1);
+    for (int k = 0; k < 20; k++) {
+        answer a;
+        answer_init(&a);
+        uint64_t id = ask(&r, &a, NULL, 3, IMP_OK);
+        usleep(k * 200);
+        imp_cancel(r.e, id);
+        answer_wait(&a); /* cancelled, or it was faster: one final event either way */
+        answer_deinit(&a);
+    }
+    imp_model_unload(r.m);
+    rig_free(&r);
+}
+
+/* What was learned and the explanations outlive the process; a damaged file is set aside. */
+static void store_survives(void **state)
+{
+    (void)state;
+    char db[] = "/tmp/impetus-test-XXXXXX", path[80], aside[100];
+    assert_non_null(mkdtemp(db));
+    snprintf(path, sizeof path, "%s/deep/impetus.db", db);
+    rig r = rig_new("cpu", path);
+    answer a;
+    answer_init(&a);
+    uint64_t id = ask(&r, &a, NULL, 3, IMP_OK);
+    answer_wait(&a);
+    answer_deinit(&a);
+    uint64_t n_seen = r.e->unit[0]->learn.n_observed;
+    assert_true(n_seen > 0);
+    rig_free(&r);
+    r = rig_new("cpu", path);
+    assert_true(r.e->unit[0]->learn.n_observed >= n_seen);
+    char *json;
+    imp_error err;
+    assert_int_equal(imp_store_get_explanation(r.e->store, 0, &json, &err), IMP_OK);
+    char need[40];
+    snprintf(need, sizeof need, "{\"id\":%llu,", (unsigned long long)id);
+    assert_int_equal(strncmp(json, need, strlen(need)), 0);
+    imp_free(json);
+    rig_free(&r);
+    FILE *f = fopen(path, "w");
+    for (int i = 0; i < 5000; i++) fputs("not a database ", f);
+    fclose(f);
+    unlink(strcat(strcpy(aside, path), "-wal"));
+    r = rig_new("cpu", path);
+    assert_non_null(r.e->store);
+    assert_true(imp_store_was_rebuilt(r.e->store));
+    rig_free(&r);
+    strcat(strcpy(aside, path), ".damaged");
+    assert_int_equal(access(aside, F_OK), 0);
+}
+
+static void bad_devices(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"gpu", "cpu,,cpu", "sim:", "sim:apple-m99", "cpu,ref,nothing", ","};
+    for (size_t i = 0; i < IMP_COUNT(bad); i++) {
+        imp_engine *e;
+        imp_error err = {0};
+        imp_engine_config c = {.device = bad[i], .n_thread = 1};
+        assert_int_not_equal(imp_engine_new(&c, &e, &err), IMP_OK);
+        assert_true(strlen(err.text) > 10);
+        assert_null(e);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(split_gives_the_same_bytes),
+        cmocka_unit_test(a_dead_unit_fails_nothing),
+        cmocka_unit_test(all_dead_is_an_error),
+        cmocka_unit_test(required_device),
+        cmocka_unit_test(cancel_reaches_every_unit),
+        cmocka_unit_test(store_survives),
+        cmocka_unit_test(bad_devices),
+    };
+    imp_log_set_level((imp_log_level)-1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
