@@ -1,0 +1,171 @@
+/* dev/coreml/runner.c - a converted model run by the evaluator. */
+#include "dev/coreml/runner.h"
+
+#include <stdio.h>
+
+typedef struct chunk {
+    imp_mlpackage *p;
+    imp_ml_eval **eval; /* [n_func], made when first used */
+    uint32_t ran;       /* the function of the last run */
+} chunk;
+
+struct imp_ml_runner {
+    const imp_graph *g;
+    imp_ml_mode mode;
+    imp_pool *pool;
+    uint32_t n_chunk;
+    chunk *chunk;
+    uint32_t s; /* length of the last run, 0: none */
+};
+
+/* The length a function was made for: the last dimension of "hidden". */
+static uint32_t length_of(const imp_mil_func *f)
+{
+    for (uint32_t i = 0; i < f->n_in; i++)
+        if (strcmp(f->in[i].name, "hidden") == 0 && f->in[i].type.rank == 4)
+            return (uint32_t)f->in[i].type.dim[3];
+    return 0;
+}
+
+imp_status imp_ml_runner_new(const imp_graph *g, const char *const *path, uint32_t n_path, imp_ml_mode mode,
+                             imp_pool *pool, imp_ml_runner **out, imp_error *err)
+{
+    *out = NULL;
+    imp_ml_runner *r = imp_sys_calloc(1, sizeof *r);
+    if (r == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while opening packages");
+    *r = (imp_ml_runner){.g = g, .mode = mode, .pool = pool};
+    r->chunk = imp_sys_calloc(n_path, sizeof *r->chunk);
+    imp_status s =
+        r->chunk != NULL ? IMP_OK : imp_fail(err, IMP_NOMEM, "out of memory while opening packages");
+    for (uint32_t i = 0; i < n_path && s == IMP_OK; i++) {
+        chunk *c = &r->chunk[i];
+        s = imp_mlpackage_open(path[i], &c->p, err);
+        if (s != IMP_OK) break;
+        r->n_chunk++;
+        c->eval = imp_sys_calloc(c->p->n_func, sizeof *c->eval);
+        if (c->eval == NULL) s = imp_fail(err, IMP_NOMEM, "out of memory while opening packages");
+    }
+    if (s != IMP_OK) {
+        imp_ml_runner_free(r);
+        return s;
+    }
+    *out = r;
+    return IMP_OK;
+}
+
+void imp_ml_runner_free(imp_ml_runner *r)
+{
+    if (r == NULL) return;
+    for (uint32_t i = 0; i < r->n_chunk; i++) {
+        for (uint32_t k = 0; r->chunk[i].eval != NULL && k < r->chunk[i].p->n_func; k++)
+            imp_ml_eval_free(r->chunk[i].eval[k]);
+        imp_sys_free(r->chunk[i].eval);
+        imp_mlpackage_close(r->chunk[i].p);
+    }
+    imp_sys_free(r->chunk);
+    imp_sys_free(r);
+}
+
+static imp_status choose(imp_ml_runner *r, chunk *c, uint32_t n, imp_error *err)
+{
+    uint32_t best = 0, longest = 0;
+    for (uint32_t i = 0; i < c->p->n_func; i++) {
+        uint32_t s = length_of(&c->p->func[i]);
+        longest = IMP_MAX(longest, s);
+        if (s >= n && (best == 0 || s < best)) best = s, c->ran = i;
+    }
+    if (best == 0)
+        return imp_fail(err, IMP_TOO_LARGE, "%u tokens are more than the longest length, %u", n, longest);
+    r->s = best;
+    if (c->eval[c->ran] != NULL) return IMP_OK;
+    return imp_ml_eval_new(&c->p->func[c->ran], r->mode, r->pool, &c->eval[c->ran], err);
+}
+
+static imp_pool_kind pool_kind(const imp_graph *g)
+{
+    const imp_node *n = imp_graph_node(g, imp_graph_output(g));
+    return n->op == IMP_OP_POOL ? n->u.pool.kind : IMP_POOL_MEAN;
+}
+
+/* Run one chunk; hidden is its first input. */
+static imp_status run_chunk(chunk *c, const float *hidden, const float *mask, const float *pool,
+                            imp_error *err)
+{
+    const imp_mil_func *f = &c->p->func[c->ran];
+    const float *in[4] = {0};
+    if (f->n_in > IMP_COUNT(in))
+        return imp_fail(err, IMP_UNSUPPORTED, "function %s has too many inputs", f->name);
+    for (uint32_t i = 0; i < f->n_in; i++) {
+        const char *n = f->in[i].name;
+        in[i] = strcmp(n, "hidden") == 0 ? hidden
+                : strcmp(n, "mask") == 0 ? mask
+                : strcmp(n, "pool") == 0 ? pool
+                                         : NULL;
+        if (in[i] == NULL)
+            return imp_fail(err, IMP_UNSUPPORTED, "input %s is not one the converter makes", n);
+    }
+    return imp_ml_eval_run(c->eval[c->ran], in, err);
+}
+
+static const float *result(const chunk *c, const char *name, uint64_t *n)
+{
+    const imp_mil_func *f = &c->p->func[c->ran];
+    for (uint32_t i = 0; i < f->n_out; i++)
+        if (strcmp(f->out[i].name, name) == 0) {
+            *n = imp_mil_n_elem(&f->var[f->out[i].var].type);
+            return imp_ml_eval_out(c->eval[c->ran], i);
+        }
+    return NULL;
+}
+
+imp_status imp_ml_runner_run(imp_ml_runner *r, const int32_t *token, const int32_t *type, uint32_t n,
+                             imp_error *err)
+{
+    for (uint32_t i = 0; i < r->n_chunk; i++) IMP_TRY(choose(r, &r->chunk[i], n, err));
+    const imp_mil_func *f = &r->chunk[0].p->func[r->chunk[0].ran];
+    uint64_t width = 0, n_hidden;
+    for (uint32_t i = 0; i < f->n_in; i++)
+        if (strcmp(f->in[i].name, "hidden") == 0) width = f->in[i].type.dim[1];
+    float *buf = imp_sys_malloc((size_t)((width + 2) * r->s) * sizeof *buf);
+    if (buf == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while running packages");
+    float *mask = buf + width * r->s, *pool = mask + r->s;
+    imp_ml_host_mask(n, r->s, mask);
+    imp_ml_host_pool(pool_kind(r->g), n, r->s, pool);
+    imp_status s = imp_ml_host_hidden(r->g, token, type, n, r->s, buf, err);
+    const float *hidden = buf;
+    for (uint32_t i = 0; i < r->n_chunk && s == IMP_OK; i++) {
+        s = run_chunk(&r->chunk[i], hidden, mask, pool, err);
+        if (s == IMP_OK && i + 1 < r->n_chunk &&
+            (hidden = result(&r->chunk[i], "hidden_out", &n_hidden)) == NULL)
+            s = imp_fail(err, IMP_FORMAT, "chunk %u gives nothing to the next one", i + 1);
+    }
+    imp_sys_free(buf);
+    return s;
+}
+
+const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_t *n, uint32_t *s)
+{
+    *s = r->s;
+    for (uint32_t i = 0; i < r->n_chunk; i++) {
+        const float *x = result(&r->chunk[i], name, n);
+        if (x != NULL) return x;
+    }
+    return NULL;
+}
+
+void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
+{
+    *out = (imp_ml_overflow){0};
+    for (uint32_t i = 0; i < r->n_chunk; i++)
+        for (uint32_t k = 0; k < r->chunk[i].p->n_func; k++) {
+            const imp_mil_func *f = &r->chunk[i].p->func[k];
+            for (uint32_t v = 0; r->chunk[i].eval[k] != NULL && v < f->n_var; v++) {
+                const imp_ml_peak *p = imp_ml_eval_peak(r->chunk[i].eval[k], v);
+                out->n_saturated += p->n_saturated;
+                out->n_nan += p->n_nan;
+                if (p->max_abs <= out->max_abs || f->var[v].op == UINT32_MAX) continue;
+                out->max_abs = p->max_abs;
+                snprintf(out->op, sizeof out->op, "%.90s", f->op[f->var[v].op].name);
+            }
+        }
+}

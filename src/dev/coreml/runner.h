@@ -1,0 +1,31 @@
+/* dev/coreml/runner.h - a converted model run by the evaluator: lengths chosen, chunks chained, the host's part done.
+ *
+ * Place:   layer 4; convert --verify and the tests compare it with the source model. */
+#ifndef IMP_ML_RUNNER_H
+#define IMP_ML_RUNNER_H
+
+#include "dev/coreml/convert.h"
+#include "dev/coreml/eval.h"
+
+typedef struct imp_ml_runner imp_ml_runner;
+
+/* The packages of one conversion, in order. g: the graph they were made from, borrowed like the pool. */
+IMP_MUST_USE imp_status imp_ml_runner_new(const imp_graph *g, const char *const *path, uint32_t n_path,
+                                          imp_ml_mode mode, imp_pool *pool, imp_ml_runner **out,
+                                          imp_error *err);
+void imp_ml_runner_free(imp_ml_runner *r);
+/* One sequence from position 0 through all chunks, in the shortest length that holds it. TOO_LARGE: none does. */
+IMP_MUST_USE imp_status imp_ml_runner_run(imp_ml_runner *r, const int32_t *token, const int32_t *type,
+                                          uint32_t n, imp_error *err);
+/* The last run's result called `name`: its elements and their number; *s: the length it ran with. NULL: none of that name. */
+const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_t *n, uint32_t *s);
+
+typedef struct imp_ml_overflow {
+    uint64_t n_saturated, n_nan;
+    float max_abs;
+    char op[96]; /* where the largest magnitude was made */
+} imp_ml_overflow;
+/* Over everything that ran so far. */
+void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out);
+
+#endif
