@@ -1,0 +1,212 @@
+/* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
+ *
+ * usage: gpu_bench [shape:type ...]     shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
+ * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
+ *        The read ceiling is measured in the same run. Speed does not depend on the values. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "dev/cuda/cuda.h"
+
+typedef struct shape {
+    const char *name;
+    uint32_t dim, n_layer, n_head, n_kv_head, n_ff, n_vocab;
+} shape;
+static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256}, {"8b", 4096, 32, 32, 8, 14336, 128256}};
+static uint64_t read_bytes; /* of weights, a decode step */
+
+static void die(const char *what, const imp_error *err)
+{
+    fprintf(stderr, "gpu_bench: %s: %s\n", what, err->text);
+    exit(1);
+}
+
+/* [n][k] of plausible values: one megabyte of them, again and again. */
+static imp_tensor random_matrix(imp_dtype t, uint64_t n, uint64_t k)
+{
+    imp_tensor w = {.dtype = t, .n_dim = 2, .dim = {n, k, 1, 1}};
+    uint64_t bytes, size = imp_dtype_get(t)->block_bytes, part = size * (1 << 16);
+    if (imp_dtype_bytes(t, n * k, &bytes) != IMP_OK) exit(1);
+    uint8_t *p = malloc(bytes + part);
+    uint64_t x = 88172645463325252ull;
+    for (uint64_t i = 0; i < part; i += size) {
+        for (uint64_t b = 0; b < size; b++) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            p[i + b] = (uint8_t)(x >> 24);
+        }
+        float f = 0.02f * ((float)(x >> 40) / 8388608.0f - 1);
+        uint16_t h = t == IMP_BF16 ? imp_f32_to_bf16(f)
+                                   : imp_f32_to_f16(t == IMP_Q8_0   ? 0.0003f
+                                                    : t == IMP_Q4_0 ? 0.004f
+                                                                    : 0.0001f);
+        memcpy(p + i, &h, 2);
+        uint16_t m = imp_f32_to_f16(0.0008f);
+        if (t == IMP_Q4_K) memcpy(p + i + 2, &m, 2);
+    }
+    for (uint64_t i = part; i < bytes; i += part) memcpy(p + i, p, part);
+    w.data = p;
+    return w;
+}
+
+static imp_val linear(imp_graph *g, imp_val x, const imp_tensor *w)
+{
+    uint64_t bytes = imp_tensor_bytes(w);
+    read_bytes += bytes;
+    return imp_g_linear(g, x, imp_g_weight(g, "w", w), 0);
+}
+
+static imp_graph *llama(const shape *s, imp_dtype t)
+{
+    uint32_t hd = s->dim / s->n_head, n_kv = hd * s->n_kv_head;
+    float *ones = malloc(s->dim * sizeof *ones), freq[64];
+    for (uint32_t i = 0; i < s->dim; i++) ones[i] = 1;
+    for (uint32_t i = 0; i < hd / 2; i++) freq[i] = 1.0f / (float)(1 + 100 * i);
+    imp_tensor norm = {.dtype = IMP_F32, .n_dim = 1, .dim = {s->dim, 1, 1, 1}, .data = ones};
+    imp_tensor wq = random_matrix(t, s->dim, s->dim), wk = random_matrix(t, n_kv, s->dim),
+               wg = random_matrix(t, s->n_ff, s->dim), wd = random_matrix(t, s->dim, s->n_ff),
+               wo = random_matrix(t, s->n_vocab, s->dim);
+    imp_rope_attr rope = {.head_dim = hd, .n_rot = hd, .mscale = 1, .inv_freq = freq};
+    imp_graph *g = imp_graph_new();
+    imp_val x = imp_g_embed(g, imp_g_weight(g, "embd", &wo), IMP_BY_TOKEN, 0);
+    read_bytes = 0;
+    for (uint32_t i = 0; i < s->n_layer; i++) {
+        imp_attn_attr a = {.n_head = s->n_head,
+                           .n_kv_head = s->n_kv_head,
+                           .head_dim = hd,
+                           .kv_layer = (int32_t)i,
+                           .scale = 0.088f};
+        imp_val h = imp_g_rms_norm(g, x, imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
+        imp_val q = linear(g, h, &wq), k = linear(g, h, &wk), v = linear(g, h, &wk);
+        imp_val y = imp_g_attn(g, imp_g_rope(g, q, &rope), imp_g_rope(g, k, &rope), v, 0, &a);
+        x = imp_g_add(g, x, linear(g, y, &wq));
+        h = imp_g_rms_norm(g, x, imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
+        imp_val gate = linear(g, h, &wg), up = linear(g, h, &wg);
+        x = imp_g_add(g, x, linear(g, imp_g_glu(g, gate, up, IMP_ACT_SILU), &wd));
+    }
+    x = imp_g_rms_norm(g, imp_g_gather(g, x), imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
+    imp_g_output(g, linear(g, x, &wo));
+    imp_error err = {0};
+    if (imp_graph_finish(g, &err) != IMP_OK) die("graph", &err);
+    return g;
+}
+
+static void run(imp_exec *x, uint32_t n_seq, uint32_t n_tok, uint32_t n_past, uint32_t per_seq)
+{
+    static int32_t token[8192], pos[8192];
+    static imp_batch_seq seq[256];
+    static uint32_t out_row[256], block[8192];
+    for (uint32_t i = 0; i < 8192; i++) block[i] = i;
+    for (uint32_t s = 0; s < n_seq; s++) {
+        seq[s] = (imp_batch_seq){
+            .first_tok = s * n_tok, .n_tok = n_tok, .n_past = n_past, .block = block + s * per_seq};
+        out_row[s] = (s + 1) * n_tok - 1;
+        for (uint32_t i = 0; i < n_tok; i++) {
+            token[s * n_tok + i] = (int32_t)((s * 7919u + i * 104729u + n_past) % 128000u);
+            pos[s * n_tok + i] = (int32_t)(n_past + i);
+        }
+    }
+    imp_batch b = {.n_tok = n_seq * n_tok,
+                   .n_seq = n_seq,
+                   .n_out = n_seq,
+                   .token = token,
+                   .pos = pos,
+                   .seq = seq,
+                   .out_row = out_row};
+    const float *out;
+    imp_error err = {0};
+    if (x->dev->ops->run(x, &b, &out, &err) != IMP_OK) die("run", &err);
+}
+
+static double seconds(uint64_t t0)
+{
+    return (double)(imp_now_ns() - t0) * 1e-9;
+}
+
+static double read_ceiling(cuda_device *d)
+{
+    const cu_driver *cu = d->cu;
+    uint64_t n = 4ull << 30, n_vec = n / 16;
+    cu_mem p, out;
+    if (cu->ctx_set(d->ctx) != CU_OK || cu->alloc(&p, n) != CU_OK || cu->alloc(&out, 16) != CU_OK) return 0;
+    (void)cu->set8(p, 1, n, d->stream);
+    double best = 0;
+    for (int i = 0; i < 6; i++) {
+        void *params[] = {&p, &n_vec, &out};
+        cu_launch_config c = {
+            .gx = 132 * 8, .gy = 1, .gz = 1, .bx = 512, .by = 1, .bz = 1, .stream = d->stream};
+        (void)cu->stream_sync(d->stream);
+        uint64_t t0 = imp_now_ns();
+        if (cu->launch(&c, d->fn.read_all, params, NULL) != CU_OK) break;
+        (void)cu->stream_sync(d->stream);
+        best = IMP_MAX(best, (double)n / seconds(t0));
+    }
+    (void)cu->release(p);
+    (void)cu->release(out);
+    return best;
+}
+
+static void bench(imp_device *d, const char *spec, double ceiling)
+{
+    const shape *s = strncmp(spec, "1b:", 3) == 0 ? &SHAPES[0] : &SHAPES[1];
+    imp_dtype t = imp_dtype_from_name(spec + 3);
+    imp_graph *g = llama(s, t);
+    imp_limits lim = {.max_tok = 4096,
+                      .max_seq = 64,
+                      .max_out = 64,
+                      .max_ctx = 8192,
+                      .n_kv_block = 512,
+                      .kv_dtype = IMP_F16};
+    imp_exec *x;
+    imp_error err = {0};
+    uint64_t t0 = imp_now_ns();
+    if (d->ops->compile(d, g, &lim, &x, &err) != IMP_OK) die("compile", &err);
+    printf("%s: loaded in %.1f s\n", spec, seconds(t0));
+    for (uint32_t n = 512; n <= 4096; n *= 8) {
+        double best = 0;
+        for (int i = 0; i < 4; i++) {
+            t0 = imp_now_ns();
+            run(x, 1, n, 0, 0);
+            best = IMP_MAX(best, n / seconds(t0));
+        }
+        double flop =
+            2.0 * ((double)s->n_layer *
+                   (2.0 * s->dim * s->dim * (1 + (double)s->n_kv_head / s->n_head) + 3.0 * s->dim * s->n_ff));
+        printf("%s: prefill %4u  %8.0f tok/s  %5.0f TFLOP/s in products\n", spec, n, best,
+               best * flop * 1e-12);
+    }
+    for (uint32_t batch = 1; batch <= 32; batch *= batch == 1 ? 4 : 8) {
+        uint32_t depth = 64, per_seq = 8;
+        for (int i = 0; i < 4; i++) run(x, batch, 1, depth, per_seq);
+        t0 = imp_now_ns();
+        uint64_t gpu = 0;
+        for (uint32_t i = 0; i < 64; i++) {
+            run(x, batch, 1, depth + i, per_seq);
+            gpu += d->ops->last_ns(x);
+        }
+        double each = seconds(t0) / 64;
+        printf("%s: decode x%-2u   %8.1f tok/s  step %.3f ms (GPU %.3f)  %5.0f GB/s of weights = %.1f %% of "
+               "read\n",
+               spec, batch, batch / each, each * 1e3, (double)gpu / 64e6, (double)read_bytes / each * 1e-9,
+               100 * (double)read_bytes / each / ceiling);
+    }
+    fflush(stdout);
+    d->ops->exec_free(x);
+    imp_graph_free(g);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const all[] = {"1b:bf16", "1b:q4_0", "8b:bf16", "8b:q8_0", "8b:q4_0", "8b:q4_k"};
+    imp_device *d;
+    imp_error err = {0};
+    imp_log_set_level(IMP_LOG_INFO);
+    if (imp_dev_open("cuda", 0, &d, &err) != IMP_OK) die("open", &err);
+    double ceiling = read_ceiling((cuda_device *)d);
+    printf("read ceiling %.0f GB/s\n", ceiling * 1e-9);
+    if (argc > 1)
+        for (int i = 1; i < argc; i++) bench(d, argv[i], ceiling);
+    else
+        for (size_t i = 0; i < IMP_COUNT(all); i++) bench(d, all[i], ceiling);
+    d->ops->close(d);
+    return 0;
+}

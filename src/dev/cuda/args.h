@@ -1,0 +1,157 @@
+/* dev/cuda/args.h - what the host hands to a kernel: one struct a kernel family, read by C and by CUDA C.
+ *
+ * Layout:  a packed matrix has n rows of kpad columns (zeros behind k): F32, BF16, F16 row-major; Q8 one byte q + 128 an
+ *          element, Q4 one nibble, in the order the tensor cores want (pack.cu); scales [n][kpad/group] behind them. */
+#ifndef IMP_CUDA_ARGS_H
+#define IMP_CUDA_ARGS_H
+
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define CU_PTR(T) T *
+#else
+#define CU_PTR(T) uint64_t
+#endif
+
+enum { CU_F32, CU_BF16, CU_F16, CU_Q8, CU_Q8M, CU_Q4, CU_Q4M, CU_N_TYPE };
+enum { CU_KV_BLOCK = 64, CU_SPLIT = 64, CU_FAR = 2048, CU_SPLIT_FAR = 512 };
+
+/* y[r] = W x[r]: up to 32 rows. */
+typedef struct cu_gemv {
+    CU_PTR(const uint8_t) q;
+    CU_PTR(const uint8_t) s;
+    CU_PTR(const float) x;
+    CU_PTR(const float) norm;
+    CU_PTR(const float) bias;
+    CU_PTR(const float) res;
+    CU_PTR(float) y;
+    CU_PTR(const int32_t) expert; /* one a grid row, or NULL */
+    uint64_t q_part, s_part;      /* bytes between two experts */
+    uint32_t ldx, ldr, ldy, n, k, kpad, m, x_div;
+    uint32_t glu, act, normed, xvec;
+    float eps, w_offset;
+} cu_gemv;
+
+/* Rows: elementwise, norms, copies. Each view is a pointer and the elements between rows. */
+typedef struct cu_rows {
+    CU_PTR(const float) a;
+    CU_PTR(const float) b;
+    CU_PTR(const float) w;
+    CU_PTR(const float) w2;
+    CU_PTR(float) y;
+    CU_PTR(uint16_t) h; /* y as bf16 (kind 1) or f16 (kind 2), dense with row length ldh; may be NULL */
+    CU_PTR(const int32_t) row;
+    uint32_t lda, ldb, ldy, ldh, hkind, m, width, group, op, act;
+    float c, eps, w_offset;
+} cu_rows;
+enum {
+    CU_ROW_ADD,
+    CU_ROW_MUL,
+    CU_ROW_SCALE,
+    CU_ROW_SOFTCAP,
+    CU_ROW_ACT,
+    CU_ROW_GLU,
+    CU_ROW_COPY,
+    CU_ROW_BIAS
+};
+
+typedef struct cu_embed {
+    CU_PTR(const uint8_t) q;
+    CU_PTR(const uint8_t) s;
+    CU_PTR(const int32_t) row;
+    CU_PTR(float) y;
+    uint32_t ldy, n, k, kpad, m, type;
+    int32_t offset, zero;
+} cu_embed;
+
+/* RoPE of q in place, of k on its way to the cache, v to the cache. */
+typedef struct cu_kv {
+    CU_PTR(const float) q;
+    CU_PTR(float) q_out;
+    CU_PTR(const float) k;
+    CU_PTR(const float) v;
+    CU_PTR(const float) q_freq;
+    CU_PTR(const float) k_freq;
+    CU_PTR(void) kc; /* one layer's keys, values */
+    CU_PTR(void) vc;
+    CU_PTR(const int32_t) pos;
+    CU_PTR(const int32_t) slot;
+    uint32_t ldq, ldqo, ldk, ldv, m, n_head, n_kv_head, head_dim, half;
+    uint32_t q_rot, q_inter, k_rot, k_inter;
+    float q_mscale, k_mscale;
+} cu_kv;
+
+typedef struct cu_attn {
+    CU_PTR(const float) q;
+    CU_PTR(float) y;
+    CU_PTR(uint16_t) h;
+    CU_PTR(const void) kc;
+    CU_PTR(const void) vc;
+    CU_PTR(const float) sink;
+    CU_PTR(float) part;
+    CU_PTR(uint32_t) count;
+    CU_PTR(const int32_t) tseq;
+    CU_PTR(const int32_t) kvpos;
+    CU_PTR(const int32_t) seq_len; /* past and new tokens of a sequence */
+    CU_PTR(const int32_t) table;
+    CU_PTR(const int32_t) seq_first; /* first row of a sequence */
+    CU_PTR(const int32_t) seq_past;
+    uint32_t ldq, ldy, ldh, hkind, t0, m, n_seq, table_stride;
+    uint32_t n_head, n_kv_head, head_dim, window, full, n_split, vec;
+    float scale, softcap;
+} cu_attn;
+
+typedef struct cu_pool {
+    CU_PTR(const float) x;
+    CU_PTR(float) y;
+    CU_PTR(const int32_t) first;
+    CU_PTR(const int32_t) n_tok;
+    uint32_t ldx, ldy, width, kind, n_seq;
+} cu_pool;
+
+typedef struct cu_route {
+    CU_PTR(const float) logits;
+    CU_PTR(int32_t) expert; /* [m][n_used] */
+    CU_PTR(float) weight;
+    CU_PTR(const float) pair; /* combine: [m * n_used][width] */
+    CU_PTR(float) y;
+    uint32_t ldl, ldy, m, n_expert, n_used, norm_topk, width;
+} cu_route;
+
+/* Raw rows of a file's type to a packed matrix; rows r0..r0+n-1 of the matrix. */
+typedef struct cu_pack {
+    CU_PTR(const uint8_t) raw;
+    CU_PTR(uint8_t) q;
+    CU_PTR(uint8_t) s;
+    uint64_t raw_row; /* bytes */
+    uint32_t r0, n, k, kpad, type, from;
+} cu_pack;
+enum {
+    CU_FROM_F32,
+    CU_FROM_F16,
+    CU_FROM_BF16,
+    CU_FROM_Q8_0,
+    CU_FROM_Q4_0,
+    CU_FROM_Q4_1,
+    CU_FROM_Q4_K,
+    CU_FROM_Q6_K
+};
+
+typedef struct cu_unpack {
+    CU_PTR(const uint8_t) q;
+    CU_PTR(const uint8_t) s;
+    CU_PTR(uint16_t) out; /* bf16 [n][kpad] */
+    uint32_t r0, n, kpad, type;
+} cu_unpack;
+
+/* y[m][n] (f32 + res, or 16 bit) = x[m][k] w[n][k]^T, both 16 bit of one kind */
+typedef struct cu_gemm {
+    CU_PTR(const uint16_t) x;
+    CU_PTR(const uint16_t) w;
+    CU_PTR(const float) res;
+    CU_PTR(float) y;
+    CU_PTR(uint16_t) h;
+    uint32_t ldx, ldw, ldr, ldy, m, n, k, f16;
+} cu_gemm;
+
+#endif

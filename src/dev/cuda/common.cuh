@@ -1,0 +1,97 @@
+// dev/cuda/common.cuh - what the kernels share: activations, reductions, dependent launches.
+#ifndef IMP_CUDA_COMMON_CUH
+#define IMP_CUDA_COMMON_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "args.h"
+
+// A launch may start while the kernel before it still runs; nothing of that kernel is read or overwritten before pdl_wait.
+__device__ __forceinline__ void pdl_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void pdl_next()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+__device__ __forceinline__ float activate(uint32_t act, float x)
+{
+    switch (act) {
+    case 0: return x / (1 + expf(-x));
+    case 1: return 0.5f * x * (1 + erff(x * 0.70710678118654752f));
+    case 2: return 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case 3: return x > 0 ? x : 0;
+    case 4: return tanhf(x);
+    default: return 1 / (1 + expf(-x));
+    }
+}
+
+__device__ __forceinline__ float warp_sum(float v)
+{
+#pragma unroll
+    for (int i = 16; i > 0; i >>= 1) v += __shfl_xor_sync(0xffffffffu, v, i);
+    return v;
+}
+__device__ __forceinline__ float warp_max(float v)
+{
+#pragma unroll
+    for (int i = 16; i > 0; i >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, i));
+    return v;
+}
+// Sum over the block; every thread gets it. tmp: 32 floats.
+__device__ __forceinline__ float block_sum(float v, float *tmp)
+{
+    v = warp_sum(v);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) tmp[threadIdx.x / 32] = v;
+    __syncthreads();
+    float s = threadIdx.x % 32 < blockDim.x / 32 ? tmp[threadIdx.x % 32] : 0;
+    return warp_sum(s);
+}
+
+__device__ __forceinline__ uint16_t to_half_bits(float v, uint32_t kind)
+{
+    if (kind == 1) return __bfloat16_as_ushort(__float2bfloat16_rn(v));
+    return __half_as_ushort(__float2half_rn(fminf(fmaxf(v, -65504.f), 65504.f)));
+}
+
+__host__ __device__ __forceinline__ uint32_t split_begin(uint32_t s)
+{
+    const uint32_t near = CU_FAR / CU_SPLIT;
+    return s < near ? s * CU_SPLIT : CU_FAR + (s - near) * CU_SPLIT_FAR;
+}
+
+// Element (row, k) of a packed matrix.
+__device__ __forceinline__ float packed_at(const uint8_t *q, const uint8_t *s, uint32_t type, uint32_t kpad, uint64_t row,
+                                           uint32_t k)
+{
+    uint64_t at = row * kpad + k;
+    if (type == CU_F32) return ((const float *)q)[at];
+    if (type == CU_BF16) return __bfloat162float(((const __nv_bfloat16 *)q)[at]);
+    if (type == CU_F16) return __half2float(((const __half *)q)[at]);
+    const __half *sc = (const __half *)s;
+    if (type == CU_Q8 || type == CU_Q8M) {
+        uint32_t c = k & 63, byte = (c >> 2 & 3) * 16 + (c >> 4) * 4 + (c & 3);
+        float v = (float)((int)q[row * kpad + (k & ~63u) + byte] - 128);
+        if (type == CU_Q8) return v * __half2float(sc[row * (kpad / 32) + k / 32]);
+        const __half *p = sc + (row * (kpad / 16) + k / 16) * 2;
+        return v * __half2float(p[0]) - __half2float(p[1]);
+    }
+    // Q4: 128 columns are 64 bytes, 16 a lane t; word j/2 holds subtiles j and j + 1
+    uint32_t c = k & 127, j = c >> 4, t = c >> 2 & 3, e = c & 3;
+    uint32_t w = ((const uint32_t *)(q + row * (kpad / 2) + (k / 128) * 64 + t * 16))[j >> 1];
+    uint32_t nib = ((j & 1) * 2 + (e >> 1)) + (e & 1) * 4;
+    float v = (float)(w >> (nib * 4) & 15);
+    if (type == CU_Q4) return (v - 8) * __half2float(sc[row * (kpad / 32) + k / 32]);
+    const __half *p = sc + (row * (kpad / 32) + k / 32) * 2;
+    return v * __half2float(p[0]) - __half2float(p[1]);
+}
+
+#endif

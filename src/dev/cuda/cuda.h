@@ -1,0 +1,202 @@
+/* dev/cuda/cuda.h - the inside of the CUDA device.
+ *
+ * Place:   driver.c, lt.c (libraries found at run time), kernels.c (fatbins), lower.c (graph -> ops, sizes), weights.c
+ *          (packing), run.c (ops -> launches), cuda.c (the vtable).
+ * Idea:    compile turns the graph into a short list of ops whose fusions are fixed, over four regions of device memory:
+ *          weights, KV, scratch (values by liveness), and what a step brings (meta). A step of few rows runs the memory-
+ *          bound kernels, its launches captured once a shape as a CUDA graph; a step of many rows runs 16-bit products.
+ * Always:  run allocates no device memory. */
+#ifndef IMP_DEV_CUDA_H
+#define IMP_DEV_CUDA_H
+
+#include "base/thread.h"
+#include "dev/cuda/args.h"
+#include "dev/cuda/driver.h"
+#include "dev/dev.h"
+
+/* Rows up to which a step runs the kernels of few rows. */
+enum { CUDA_FEW = 32, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
+#define CUDA_NONE UINT64_MAX
+
+/* X(field, module, symbol) */
+#define IMP_CUDA_KERNELS(X)                                                                                  \
+    X(embed, 0, "embed")                                                                                     \
+    X(rows, 0, "rows")                                                                                       \
+    X(to16, 0, "to16")                                                                                       \
+    X(glu16, 0, "glu16")                                                                                     \
+    X(rms_norm, 0, "rms_norm")                                                                               \
+    X(layer_norm, 0, "layer_norm")                                                                           \
+    X(l2_norm, 0, "l2_norm")                                                                                 \
+    X(rope_kv, 0, "rope_kv")                                                                                 \
+    X(pool, 0, "pool")                                                                                       \
+    X(moe_route, 0, "moe_route")                                                                             \
+    X(moe_sum, 0, "moe_sum")                                                                                 \
+    X(read_all, 0, "read_all")                                                                               \
+    X(gemv_f32, 1, "gemv_f32")                                                                               \
+    X(gemm_bf16, 2, "gemm_bf16")                                                                             \
+    X(gemm_f16, 2, "gemm_f16")                                                                               \
+    X(attn_f16_1, 3, "attn_f16_1")                                                                           \
+    X(attn_f16_4, 3, "attn_f16_4")                                                                           \
+    X(attn_f16_8, 3, "attn_f16_8")                                                                           \
+    X(attn_f32_1, 3, "attn_f32_1")                                                                           \
+    X(attn_f32_4, 3, "attn_f32_4")                                                                           \
+    X(attn_f32_8, 3, "attn_f32_8")                                                                           \
+    X(flash_64, 3, "flash_64")                                                                               \
+    X(flash_128, 3, "flash_128")                                                                             \
+    X(pack, 4, "pack")                                                                                       \
+    X(unpack, 4, "unpack")
+
+typedef struct cuda_kernels {
+#define IMP_X(field, module, symbol) cu_func field;
+    IMP_CUDA_KERNELS(IMP_X)
+#undef IMP_X
+    cu_func gemv[CU_N_TYPE][4]; /* up to 4, 8, 16, 32 rows; F32 unused */
+} cuda_kernels;
+
+typedef struct cuda_device {
+    imp_device base;
+    const cu_driver *cu;
+    cu_devid id;
+    cu_ctx ctx;
+    cu_stream stream;
+    cu_module module[IMP_CUDA_N_MODULE];
+    cuda_kernels fn;
+    cu_lt *lt;       /* NULL: our own products */
+    bool pdl;        /* launches may overlap (compute capability 9.0 and up) */
+    bool after_copy; /* the next launch follows a copy, which no launch may overlap */
+    bool lost;       /* a kernel failed: nothing runs on this context any more */
+    imp_mutex *lock; /* compile and run in turn */
+    char lost_why[120];
+} cuda_device;
+
+/* A matrix, or equal ones one after another (experts), in the weights region. */
+typedef struct cuda_mat {
+    uint32_t type, n, k, kpad, n_part;
+    uint64_t q_at, s_at, q_part, s_part;
+} cuda_mat;
+
+/* Rows a file's tensor fills in a matrix. */
+typedef struct cuda_fill {
+    const imp_tensor *t;
+    uint32_t mat, part, row;
+} cuda_fill;
+
+/* A vector in the weights region; several tensors may follow each other (biases of a group), NULL: zeros. */
+typedef struct cuda_vec {
+    const imp_tensor *t;
+    const float *data; /* instead of t */
+    uint64_t at;
+    uint32_t n;
+} cuda_vec;
+
+typedef struct cuda_buf {
+    uint64_t bytes, at;
+    uint32_t first, last;
+} cuda_buf;
+/* Rows of floats in a buffer. */
+typedef struct cuda_loc {
+    uint32_t buf, ld;
+    uint64_t off;
+} cuda_loc;
+
+typedef enum cuda_kind {
+    CUDA_EMBED,
+    CUDA_LINEAR,
+    CUDA_RMS,
+    CUDA_LAYER_NORM,
+    CUDA_L2,
+    CUDA_ROWS,
+    CUDA_ROPE_KV,
+    CUDA_ATTN,
+    CUDA_MOE,
+    CUDA_GATHER,
+    CUDA_POOL
+} cuda_kind;
+
+typedef struct cuda_op {
+    cuda_kind kind;
+    imp_rows rows;
+    const imp_node *node;
+    cuda_loc a, b, c, out; /* inputs and result; ROPE_KV: q, k, v, q rotated; LINEAR: x, residual */
+    uint32_t width;
+    imp_val x_val,
+        out_val; /* LINEAR: the value that is multiplied (behind the norm), the value that is made */
+    uint32_t mat, mat2;
+    bool glu, normed, has_res, only_next; /* only_next: the next op, a product, is the one reader */
+    imp_act act;
+    uint32_t row_op; /* CU_ROW_* */
+    float eps, w_offset, c0;
+    uint64_t vec[2]; /* norm weight and bias, sink, RoPE frequencies of q and k; CUDA_NONE */
+    const imp_rope_attr *rope_q, *rope_k;
+    uint64_t kc, vc; /* in the KV region, or in tmp */
+    uint32_t tmp;    /* buffer of a cache that lives for this op alone; 0: the KV region */
+    uint32_t moe_buf[4];
+} cuda_op;
+
+typedef struct cuda_captured {
+    uint32_t n_tok, n_out, n_split;
+    cu_gexec exec;
+    uint64_t used;
+} cuda_captured;
+
+typedef struct cuda_exec {
+    imp_exec base;
+    const imp_graph *graph;
+    imp_limits lim;
+    imp_arena *arena;
+    cuda_mat *mat;
+    cuda_fill *fill;
+    cuda_vec *vec;
+    cuda_buf *buf;
+    cuda_op *op;
+    uint32_t n_mat, n_fill, n_vec, n_buf, n_op; /* mat 0 and buf 0 are unused */
+    cuda_loc out;
+    uint64_t *kv_at; /* [kv layer] */
+    bool half, has_cached, has_uncached;
+
+    uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes;
+    uint64_t h_at[2], h_bytes, t16_at, t16_bytes, w16_at, w16_bytes, part_at, part_bytes, count_at,
+        count_bytes, lt_at, meta_at;
+    uint32_t attn_rows, max_split; /* rows an attention launch takes; splits of the longest sequence */
+    cu_mem weights, kv, scratch;
+    int32_t *meta; /* host, pinned */
+    float *result; /* host, pinned */
+    cu_event begin, end;
+    uint64_t last_ns;
+    cuda_captured captured[CUDA_N_GRAPH];
+    uint64_t clock;
+} cuda_exec;
+
+/* Ops, matrices and all sizes; no device memory. Serves plan and compile. */
+IMP_MUST_USE imp_status imp_cuda_lower(cuda_exec *x, imp_error *err);
+/* NULL, or why this type cannot be packed. */
+const char *imp_cuda_weight_refusal(const imp_tensor *t);
+uint32_t imp_cuda_type(const imp_tensor *t);
+/* A new matrix in the weights region. */
+uint32_t imp_cuda_add_mat(cuda_exec *x, uint32_t type, uint64_t n, uint64_t k, uint32_t n_part);
+IMP_MUST_USE imp_status imp_cuda_fill_weights(cuda_device *d, cuda_exec *x, imp_error *err);
+IMP_MUST_USE imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_error *err);
+
+/* Turn a driver's error into ours; the device is lost unless it was about memory. */
+imp_status imp_cuda_fail(cuda_device *d, cu_result r, const char *doing, imp_error *err);
+/* Launch with the arguments struct `args`. */
+cu_result imp_cuda_launch(cuda_device *d, cu_func f, uint64_t gx, uint64_t gy, uint64_t gz, uint32_t threads,
+                          uint32_t smem, const void *args);
+
+/* Splits of n keys (args.h). */
+static inline uint32_t imp_cuda_n_split(uint32_t n)
+{
+    return n <= CU_FAR ? (n + CU_SPLIT - 1) / CU_SPLIT
+                       : CU_FAR / CU_SPLIT + (n - CU_FAR + CU_SPLIT_FAR - 1) / CU_SPLIT_FAR;
+}
+static inline uint32_t imp_cuda_split_begin(uint32_t s)
+{
+    const uint32_t near = CU_FAR / CU_SPLIT;
+    return s < near ? s * CU_SPLIT : CU_FAR + (s - near) * CU_SPLIT_FAR;
+}
+static inline uint64_t imp_cuda_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+#endif
