@@ -137,8 +137,8 @@ static bool run_truncate(jj *j, jj_val in, const jj_args *a, jj_val *out)
     jj_val arg[4], cut, tail;
     size_t at;
     JJ_TRY(jj_bind(j, "truncate", "|length,killwords,end,leeway", a, arg, 4));
-    if (in.kind != JJ_STR || (arg[2].kind != JJ_MISSING && arg[2].kind != JJ_STR))
-        return jj_type_error(j, "'truncate' wants strings");
+    if (arg[2].kind != JJ_MISSING && arg[2].kind != JJ_STR)
+        return jj_type_error(j, "'truncate' wants a string as its end");
     tail = arg[2].kind == JJ_STR ? arg[2] : (jj_val){.kind = JJ_STR, .s = &dots};
     if ((arg[0].kind != JJ_MISSING && !jj_is_int(arg[0])) || (arg[3].kind > JJ_NONE && !jj_is_int(arg[3])))
         return jj_type_error(j, "'truncate' wants whole numbers");
@@ -146,8 +146,11 @@ static bool run_truncate(jj *j, jj_val in, const jj_args *a, jj_val *out)
             leeway = arg[3].kind > JJ_NONE ? jj_as_int(arg[3]) : 5;
     if (length < (int64_t)tail.s->n_cp || leeway < 0)
         return jj_type_error(j, "'truncate' got a length that is too short");
+    int64_t n;
     *out = in;
-    if ((int64_t)in.s->n_cp - leeway <= length) return true;
+    JJ_TRY(jj_len(j, in, &n));
+    if (n - leeway <= length) return true;
+    if (in.kind != JJ_STR) return jj_type_error(j, "'truncate' wants a string, not a %s", jj_type_name(in));
     JJ_TRY(jj_substr(j, in.s, 0, (size_t)length - tail.s->n_cp, &cut));
     if (!jj_truth(arg[1])) {
         static const jj_str space = {" ", 1, 1, false};

@@ -204,7 +204,8 @@ bool jj_format_percent(jj *j, const jj_str *fmt, jj_val args, jj_val *out)
         if (v.kind == JJ_MISSING) JJ_TRY(next_value(j, &a, &v));
         JJ_TRY(put_percent(j, &s, v));
     }
-    if (!named && a.used < a.n && args.kind != JJ_DICT && args.kind != JJ_LIST)
+    if (!named && a.used < a.n && args.kind != JJ_DICT && args.kind != JJ_LIST && args.kind != JJ_UNDEF &&
+        args.kind != JJ_RANGE) /* Python asks no more of what has items */
         return jj_type_error(j, "a format has fewer places than there are values");
     return jj_take(j, mark, out);
 }

@@ -412,8 +412,8 @@ bool jj_items(jj *j, jj_val v, const jj_val **out, size_t *n)
     case JJ_DICT: *out = v.d->key; return true;
     case JJ_STR: return string_items(j, v.s, out);
     case JJ_ITER:
-        *out = v.iter->v + v.iter->pos;
         *n = v.iter->n - v.iter->pos;
+        if (*n > 0) *out = v.iter->v + v.iter->pos;
         v.iter->pos = v.iter->n;
         return true;
     case JJ_VIEW:
