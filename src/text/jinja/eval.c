@@ -445,7 +445,7 @@ static bool loop_filter(jj *j, const jj_node *n, const jj_val **v, size_t *count
     return true;
 }
 
-/* The word "loop" as the body spells it, and the turns of the loop. *ran: one went to its end. */
+/* The turns of the loop. *ran: one went to its end. */
 static bool loop_turns(jj *j, const jj_node *n, jj_loop *loop, bool *ran)
 {
     jj_frame *env = j->env, *f = NULL;

@@ -86,7 +86,7 @@ static bool test_divisibleby(jj *j, jj_val v, const jj_args *a, bool *out)
     return jj_bind(j, "divisibleby", "num", a, &num, 1) && rest_is(j, v, num, 0, out);
 }
 
-static bool all_case(jj *j, jj_val v, const jj_args *a, int want, int not, bool *out)
+static bool all_case(jj *j, jj_val v, const jj_args *a, int want, int unwanted, bool *out)
 {
     const jj_str *s;
     bool some = false;
@@ -96,7 +96,7 @@ static bool all_case(jj *j, jj_val v, const jj_args *a, int want, int not, bool 
         int32_t cp;
         i += imp_utf8_decode(s->p + i, s->n - i, &cp);
         some = some || jj_is_class(cp, want);
-        if (jj_is_class(cp, not ) || jj_is_class(cp, JJ_IS_TITLE)) *out = false;
+        if (jj_is_class(cp, unwanted) || jj_is_class(cp, JJ_IS_TITLE)) *out = false;
     }
     *out = *out && some;
     return true;
