@@ -80,14 +80,18 @@ typedef struct imp_matmul {
     const char *isa;  /* "avx2" */
     imp_dtype dtype;  /* weight type; IMP_DTYPE_NONE: any that imp_tensor_row_f32 decodes, affine too */
     imp_x_form x_form;
-    uint64_t cpu;        /* feature bits it needs */
+    uint64_t cpu;    /* feature bits it needs */
+    uint32_t x_bits; /* 16: f32 activations are rounded to 16 bits with one scale for 32 columns; 0: not */
     uint32_t k_multiple; /* requires k % k_multiple == 0 */
     uint32_t
         n_step; /* split columns over threads in multiples of this for speed; results do not depend on it */
-    /* Per output: |y - exact| <= (err_per_k * k + err_const) * FLT_EPSILON * sum |w||x| (+ the bias's rounding) */
+    /* Per output: |y - exact| <= (err_per_k * k + err_const) * FLT_EPSILON * sum |w||x| (+ the bias's rounding, and with
+     * x_bits 16 for each x: |w| * (largest |x| of its 32) / 65534) */
     float err_per_k, err_const;
-    uint64_t (*packed_bytes)(uint64_t n, uint64_t k); /* NULL: runs on the file's own bytes */
-    void (*pack)(const imp_tensor *w, void *out);     /* NULL with packed_bytes */
+    /* NULL: runs on the file's own bytes. Panels of n_step rows follow each other: rows from a multiple r of it on may be
+     * packed alone, to packed_bytes(r, k) (not those of IMP_AFFINE tensors). */
+    uint64_t (*packed_bytes)(uint64_t n, uint64_t k);
+    void (*pack)(const imp_tensor *w, void *out); /* NULL with packed_bytes */
     uint64_t (*scratch_bytes)(uint64_t k);            /* NULL: none */
     void (*run)(const imp_matmul_args *a);
 } imp_matmul;
