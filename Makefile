@@ -143,15 +143,17 @@ check-layers:
 deps: $(BUILD)/config.mk
 	@echo "all libraries are there"
 
+# What `make run` serves; models/stories260K.gguf is for the tests.
+MODELS := models/impetus-nano.gguf models/impetus-nano-embed.gguf
 run: $(BUILD)/impetus
-	@$(BUILD)/impetus serve $(foreach m,$(wildcard models/*.gguf),-m $(m)) $(ARGS)
+	@$(BUILD)/impetus serve $(foreach m,$(MODELS),-m $(m)) $(ARGS)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/impetus/models
 	install -m 755 $(BUILD)/impetus $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(BUILD)/libimpetus.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 include/impetus.h $(DESTDIR)$(PREFIX)/include/
-	install -m 644 models/*.gguf $(DESTDIR)$(PREFIX)/share/impetus/models/
+	install -m 644 $(MODELS) $(DESTDIR)$(PREFIX)/share/impetus/models/
 
 FORMAT_SRC = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 format:
