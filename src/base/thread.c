@@ -173,6 +173,11 @@ static void *work(void *arg)
     }
 }
 
+static void nothing(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    (void)ctx, (void)ith, (void)n_thread;
+}
+
 imp_status imp_pool_new(uint32_t n_thread, imp_pool **out)
 {
     *out = NULL;
@@ -197,6 +202,7 @@ imp_status imp_pool_new(uint32_t n_thread, imp_pool **out)
         imp_pool_free(p);
         return s;
     }
+    imp_pool_run(p, nothing, NULL); /* all have pinned themselves */
     *out = p;
     return IMP_OK;
 }

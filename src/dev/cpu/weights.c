@@ -5,6 +5,8 @@
  * Layout:  region: packed matrices and decoded vectors in node order, each at a multiple of 64 bytes. */
 #include "dev/cpu/cpu.h"
 
+#include <stdatomic.h>
+
 static imp_status too_large(imp_error *err)
 {
     return imp_fail(err, IMP_TOO_LARGE, "the sizes of the model's weights overflow");
@@ -111,22 +113,59 @@ imp_status imp_cpu_choose_weights(const cpu_device *d, cpu_exec *x, imp_error *e
     return IMP_OK;
 }
 
-static void pack_share(void *ctx, uint32_t ith, uint32_t n_thread)
+enum { PACK_BYTES = 4 << 20 }; /* packed by one thread at a time */
+
+typedef struct pack_job {
+    cpu_exec *x;
+    _Atomic uint64_t next; /* piece that nobody has taken */
+} pack_job;
+
+/* Rows of a piece: a multiple of the kernel's panel. */
+static uint64_t piece_rows(const cpu_weight *w)
 {
-    cpu_exec *x = ctx;
-    uint32_t item = 0;
-    for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) {
-        const cpu_weight *w = &x->weight[v];
-        for (uint32_t i = 0; w->part_bytes != 0 && i < w->n_part; i++, item++) {
-            if (item % n_thread == ith) w->mm->pack(&w->part[i], x->weights + w->at + i * w->part_bytes);
+    uint64_t n = imp_tensor_n_row(&w->part[0]), panel = IMP_MAX(w->mm->n_step, 1u);
+    uint64_t rows = PACK_BYTES / (w->part_bytes / n + 1) / panel * panel;
+    return w->part[0].dtype == IMP_AFFINE ? n : IMP_MIN(n, IMP_MAX(rows, panel));
+}
+
+static void pack_rows(const cpu_exec *x, const cpu_weight *w, uint32_t part, uint64_t from, uint64_t rows)
+{
+    imp_tensor t = w->part[part];
+    uint64_t n = imp_tensor_n_row(&t), k = imp_tensor_n_col(&t);
+    t.data = (const uint8_t *)t.data + from * imp_tensor_row_bytes(&t);
+    if (rows < n) {
+        t.n_dim = 2;
+        t.dim[0] = IMP_MIN(rows, n - from);
+        t.dim[1] = k;
+    }
+    uint8_t *to = x->weights + w->at + part * w->part_bytes;
+    w->mm->pack(&t, from == 0 ? to : to + w->mm->packed_bytes(from, k));
+}
+
+static void pack_some(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    pack_job *j = ctx;
+    uint64_t piece = 0, mine = atomic_fetch_add(&j->next, 1);
+    (void)ith, (void)n_thread;
+    for (imp_val v = 1; v <= imp_graph_n(j->x->graph); v++) {
+        const cpu_weight *w = &j->x->weight[v];
+        if (w->part_bytes == 0) continue;
+        uint64_t n = imp_tensor_n_row(&w->part[0]), rows = piece_rows(w);
+        for (uint32_t i = 0; i < w->n_part; i++) {
+            for (uint64_t from = 0; from < n; from += rows, piece++) {
+                if (piece != mine) continue;
+                pack_rows(j->x, w, i, from, rows);
+                mine = atomic_fetch_add(&j->next, 1);
+            }
         }
     }
 }
 
 void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x)
 {
+    pack_job job = {.x = x};
     imp_mutex_lock(d->lock);
-    imp_pool_run(d->pool, pack_share, x);
+    imp_pool_run_open(d->pool, pack_some, &job);
     imp_mutex_unlock(d->lock);
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) {
         if (x->vector_at[v] == UINT64_MAX) continue;

@@ -1,12 +1,17 @@
 /* kern/x86/matmul_q_avxvnni.c - int8 matmul for AVX-VNNI: VPDPBUSD in its 256-bit VEX form. */
-#define Q_DOT(u, s) _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), u, s)
-#include "kern/x86/matmul_q_256.h"
+#include "kern/x86/packed_256.h"
 
-#define VARIANT(type, id, k_multiple)                                                                        \
-    const imp_matmul imp_matmul_##type##_avxvnni =                                                           \
-        MATMUL_Q(#type, "avxvnni", IMP_CPU_AVXVNNI, id, k_multiple, run_##type);
-VARIANT(q8_0, IMP_Q8_0, 32)
-VARIANT(q4_0, IMP_Q4_0, 32)
-VARIANT(q4_k, IMP_Q4_K, 256)
-VARIANT(q5_k, IMP_Q5_K, 256)
-VARIANT(q6_k, IMP_Q6_K, 256)
+enum { P_Q8_OFFSET = 128 };
+
+/* start + n words of x by n vectors of weights. */
+IMP_INLINE vi p_dot(vi start, const vi *w, const uint8_t *x, int n, uint32_t max)
+{
+    (void)max;
+    IMP_UNROLL
+    for (int j = 0; j < n; j++) start = _mm256_dpbusd_avx_epi32(start, w[j], p_words(x, j));
+    return start;
+}
+
+#include "kern/body/matmul_p_body.h"
+
+P_VARIANTS("avxvnni", avxvnni, IMP_CPU_AVXVNNI)
