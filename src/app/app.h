@@ -41,6 +41,7 @@ app_result cmd_logits(app *a);
 app_result cmd_perplexity(app *a);
 app_result cmd_bench(app *a);
 app_result cmd_check(app *a);
+app_result cmd_convert(app *a);
 app_result cmd_devices(app *a);
 app_result cmd_plan(app *a);
 app_result cmd_show(app *a);

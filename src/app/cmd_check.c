@@ -7,6 +7,7 @@
 
 #include "app/app.h"
 #include "app/check.h"
+#include "app/package.h"
 #include "base/thread.h"
 #include "fmt/gguf.h"
 #include "fmt/hf.h"
@@ -228,6 +229,7 @@ static imp_status check_all(app_report *r, const char *path)
 app_result cmd_check(app *a)
 {
     const char *path;
+    if (app_is_package(a->arg[0])) return app_check_package(a, a->arg[0]);
     app_report r = {.a = a, .problems = json_array(), .tensors = json_array(), .tokenizer = json_object()};
     if (app_model_path(a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
     imp_status s = check_all(&r, path);

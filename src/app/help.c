@@ -46,11 +46,19 @@ static const app_cmd commands[N_CMD] = {
                    "at --depth with --batch sequences. Read bandwidth and arithmetic peaks are measured in "
                    "the same run.",
                    cmd_bench},
-    [CMD_CHECK] = {"check", "MODEL", "check a model's files", 1, 1,
+    [CMD_CHECK] = {"check", "MODEL|PACKAGE", "check a model's files", 1, 1,
                    "Structure, every tensor's values (NaN, infinity, range), tokenizer round trips and "
                    "special tokens.\n"
                    "Exit code 1 when something is wrong.",
                    cmd_check},
+    [CMD_CONVERT] =
+        {"convert", "MODEL OUT.mlpackage --to coreml", "a model as a Core ML package", 2, 2,
+         "Models that embed become one function a length; models that generate become the prefill of "
+         "--buckets tokens,\n"
+         "which gives keys and values, in as many packages as --chunk asks for. What would run on the "
+         "Apple Neural Engine\n"
+         "is predicted, not measured.",
+         cmd_convert},
     [CMD_DEVICES] = {"devices", "", "what this machine has, with measured ceilings", 0, 0,
                      "Cores, caches, memory and instruction sets, and what was measured just now: read "
                      "bandwidth, int8 and\n"
@@ -63,11 +71,12 @@ static const app_cmd commands[N_CMD] = {
                   cmd_plan},
     [CMD_SHOW] = {"show", "MODEL", "what a model is", 1, 1,
                   "Architecture, sizes, types, tokenizer. -v adds the file's metadata.", cmd_show},
-    [CMD_RENDER] = {"render", "MODEL|FILE.jinja CONVERSATION.json", "the prompt text that a chat becomes", 2, 2,
-                    "CONVERSATION.json holds {\"messages\":[...],\"tools\":[...]}; other keys are variables of the "
-                    "template. '-' reads it\n"
-                    "from standard input. MODEL's own template and its BOS and EOS are used, or those of the file.",
-                    cmd_render},
+    [CMD_RENDER] =
+        {"render", "MODEL|FILE.jinja CONVERSATION.json", "the prompt text that a chat becomes", 2, 2,
+         "CONVERSATION.json holds {\"messages\":[...],\"tools\":[...]}; other keys are variables of the "
+         "template. '-' reads it\n"
+         "from standard input. MODEL's own template and its BOS and EOS are used, or those of the file.",
+         cmd_render},
 };
 
 const app_cmd *app_cmd_at(app_cmd_id id)

@@ -19,6 +19,7 @@ typedef enum app_cmd_id {
     CMD_PERPLEXITY,
     CMD_BENCH,
     CMD_CHECK,
+    CMD_CONVERT,
     CMD_DEVICES,
     CMD_PLAN,
     CMD_SHOW,
@@ -63,10 +64,10 @@ typedef enum app_opt_type {
       "seconds that running answers get at the end")                                                         \
     X(MAX_BODY, "max-body", 0, TYPE_BYTES, 1024, 1e12, "32M", "SIZE", C_(SERVE), "largest request")          \
     X(QUEUE, "queue", 0, TYPE_UINT, 1, 1e6, "1024", "N", C_(SERVE), "requests that may wait before 429")     \
-    X(DEVICE, "device", 0, TYPE_CHOICE, 0, 0, NULL, "cpu|ref", CMDS_DEV,                                     \
-      "where to compute; ref is the slow reference")                                                         \
-    X(THREADS, "threads", 't', TYPE_UINT, 1, 1024, NULL, "N", CMDS_DEV | C_(CHECK) | C_(DEVICES),            \
-      "compute threads; default: one a physical core")                                                       \
+    X(DEVICE, "device", 0, TYPE_CHOICE, 0, 0, NULL, "cpu|ref|cuda", CMDS_DEV,                                \
+      "where to compute; cuda is an NVIDIA GPU, ref the slow reference")                                     \
+    X(THREADS, "threads", 't', TYPE_UINT, 1, 1024, NULL, "N",                                                \
+      CMDS_DEV | C_(CHECK) | C_(CONVERT) | C_(DEVICES), "compute threads; default: one a physical core")     \
     X(CTX, "ctx", 'c', TYPE_UINT, 16, 16777216, NULL, "N", CMDS_SIZED,                                       \
       "tokens a sequence may hold; default: the model's own limit, as far as memory allows")                 \
     X(PARALLEL, "parallel", 0, TYPE_UINT, 1, 4096, NULL, "N", C_(SERVE) | C_(PLAN),                          \
@@ -97,7 +98,7 @@ typedef enum app_opt_type {
     X(RAW, "raw", 0, TYPE_BOOL, 0, 0, NULL, "", CMDS_GEN,                                                    \
       "continue the prompt as it is, without a chat template")                                               \
     X(IGNORE_EOS, "ignore-eos", 0, TYPE_BOOL, 0, 0, NULL, "", CMDS_GEN, "go on after the end-of-text token") \
-    X(VERBOSE, "verbose", 'v', TYPE_BOOL, 0, 0, NULL, "", C_(RUN) | C_(CHECK) | C_(SHOW),                    \
+    X(VERBOSE, "verbose", 'v', TYPE_BOOL, 0, 0, NULL, "", C_(RUN) | C_(CHECK) | C_(CONVERT) | C_(SHOW),      \
       "say more: timings (run, on stderr), every tensor (check), metadata (show)")                           \
     X(DIMS, "dimensions", 0, TYPE_UINT, 1, 1048576, NULL, "N", C_(EMBED),                                    \
       "shorten the vectors to N numbers and normalise again")                                                \
@@ -126,9 +127,23 @@ typedef enum app_opt_type {
     X(PLAN_GEN, "gen", 'n', TYPE_UINT, 1, 16777216, NULL, "G", C_(PLAN), "generated tokens that must fit")   \
     X(PLAN_BATCH, "batch", 'b', TYPE_UINT, 1, 4096, NULL, "B", C_(PLAN), "sequences at once; as --parallel") \
     X(PPL_WINDOWS, "windows", 0, TYPE_UINT, 1, 1e9, NULL, "N", C_(PERPLEXITY), "stop after N windows")       \
+    X(TO, "to", 0, TYPE_CHOICE, 0, 0, NULL, "coreml", C_(CONVERT), "what to convert to")                     \
+    X(BUCKETS, "buckets", 0, TYPE_UINTS, 1, 32768, "64,128,256,512", "N,...", C_(CONVERT),                   \
+      "lengths in tokens, one function each")                                                                \
+    X(COMPRESS, "compress", 0, TYPE_STR, 0, 0, "fp16", "FORM", C_(CONVERT),                                  \
+      "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32")               \
+    X(MAX_LOSS, "max-loss", 0, TYPE_FLOAT, 0, 1, NULL, "L", C_(CONVERT),                                     \
+      "take the smallest form that loses at most L of the retrieval order, such as 0.005")                   \
+    X(VERIFY, "verify", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CONVERT),                                           \
+      "evaluate the package and compare it with the model")                                                  \
+    X(TEXT, "text", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT), "one text a line to verify with")          \
+    X(SPEC, "spec", 0, TYPE_UINT, 7, 10, NULL, "V", C_(CONVERT),                                             \
+      "Core ML specification version; default: the lowest that can hold it")                                 \
+    X(CHUNK, "chunk", 0, TYPE_BYTES, 1024, 1e12, NULL, "SIZE", C_(CONVERT),                                  \
+      "weights of one package at most; default 950 MB")                                                      \
     X(NO_MEASURE, "no-measure", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list only; measure nothing")     \
-    X(GENERATION_PROMPT, "generation-prompt", 0, TYPE_BOOL, 0, 0, NULL, "", C_(RENDER),                       \
-      "end where the assistant's answer begins")                                                            \
+    X(GENERATION_PROMPT, "generation-prompt", 0, TYPE_BOOL, 0, 0, NULL, "", C_(RENDER),                      \
+      "end where the assistant's answer begins")                                                             \
     X(JSON, "json", 0, TYPE_BOOL, 0, 0, NULL, "", CMDS_ALL, "one JSON document on stdout")                   \
     X(QUIET, "quiet", 'q', TYPE_BOOL, 0, 0, NULL, "", CMDS_ALL, "no progress on stderr")                     \
     X(LOG_LEVEL, "log-level", 0, TYPE_CHOICE, 0, 0, "warn", "error|warn|info|debug", CMDS_ALL,               \

@@ -8,7 +8,7 @@
 
 #include "dev/coreml/pack.h"
 
-enum { N_CODE = 65536, STEPS = 40 };
+enum { N_CODE = 65536, STEPS = 200 };
 
 struct imp_ml_kmeans {
     double count[N_CODE], sum[N_CODE]; /* by ordered code */
@@ -111,7 +111,7 @@ static void start_even(const imp_ml_kmeans *s, double *center, uint32_t k)
 /* Points of equal mass of density^(1/3), the density taken from cells of an even grid. */
 static void start_density(const imp_ml_kmeans *s, double *center, uint32_t k)
 {
-    enum { CELL = 256 };
+    enum { CELL = 1024 };
     double mass[CELL] = {0}, lo = s->x[0], width = (s->x[s->n - 1] - lo) / CELL, total = 0, run = 0;
     if (!(width > 0)) {
         start_even(s, center, k);
@@ -146,7 +146,7 @@ double imp_ml_kmeans_solve(imp_ml_kmeans *s, uint32_t k, float *center)
             start_even(s, c[t], k);
         for (int i = 0; i < STEPS; i++) {
             double e = step(s, c[t], k);
-            bool still = error[t] - e <= 1e-6 * e;
+            bool still = error[t] - e <= 1e-5 * e;
             error[t] = e;
             if (still) break;
         }

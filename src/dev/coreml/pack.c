@@ -208,7 +208,7 @@ static float best_scale(const float *x, uint64_t n, int top)
     double least = INFINITY;
     for (uint64_t i = 0; i < n; i++) max = fmaxf(max, fabsf(x[i]));
     if (!(max > 0)) return 1;
-    for (int shrink = 0; shrink < (top < 100 ? 8 : 1); shrink++) {
+    for (int shrink = 0; shrink < 8; shrink++) {
         float s = imp_f16_to_f32(imp_f32_to_f16(max * (1 - 0.05f * (float)shrink) / (float)top));
         double e = 0;
         if (!(s > 0)) s = 0x1p-24f;

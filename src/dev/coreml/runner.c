@@ -153,6 +153,13 @@ const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_
     return NULL;
 }
 
+/* Scores with the mask on them are large on purpose. */
+static bool is_masked(const imp_mil_func *f, uint32_t op)
+{
+    return op + 1 < f->n_op && strcmp(f->op[op].type, "add") == 0 &&
+           strcmp(f->op[op + 1].type, "softmax") == 0;
+}
+
 void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
 {
     *out = (imp_ml_overflow){0};
@@ -163,7 +170,8 @@ void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
                 const imp_ml_peak *p = imp_ml_eval_peak(r->chunk[i].eval[k], v);
                 out->n_saturated += p->n_saturated;
                 out->n_nan += p->n_nan;
-                if (p->max_abs <= out->max_abs || f->var[v].op == UINT32_MAX) continue;
+                if (p->max_abs <= out->max_abs || f->var[v].op == UINT32_MAX || is_masked(f, f->var[v].op))
+                    continue;
                 out->max_abs = p->max_abs;
                 snprintf(out->op, sizeof out->op, "%.90s", f->op[f->var[v].op].name);
             }
