@@ -322,6 +322,14 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     return IMP_OK;
 }
 
+/* -1 asks for a random seed; n answers from one seed get seeds in a row, which step over the one that means random. */
+static uint64_t seed_of(int64_t seed, size_t k)
+{
+    if (seed == IMP_UNSET || seed == -1) return UINT64_MAX;
+    uint64_t first = (uint64_t)seed, s = first + k;
+    return s < first || s == UINT64_MAX ? s + 1 : s;
+}
+
 static imp_status submit_all(gen_call *g, imp_error *err)
 {
     imp_request rq;
@@ -331,9 +339,7 @@ static imp_status submit_all(gen_call *g, imp_error *err)
         const gen_prompt *pr = &g->prompt[i / n];
         rq.ids = pr->ids;
         rq.n_ids = &pr->n;
-        /* -1 asks for a random seed; n answers from one seed get seeds in a row */
-        rq.sampling.seed =
-            g->p.seed == IMP_UNSET || g->p.seed == -1 ? UINT64_MAX : (uint64_t)g->p.seed + i % n;
+        rq.sampling.seed = seed_of(g->p.seed, i % n);
         IMP_TRY(imp_call_submit(&g->base, i, g->model, &rq, err));
     }
     return IMP_OK;

@@ -106,6 +106,11 @@ imp_status imp_api_json(const char *body, size_t n, json_t **out, imp_error *err
     json_t *root = json_loadb(body, n, JSON_REJECT_DUPLICATES, &je);
     if (!root) {
         pool_close();
+        if (json_error_code(&je) == json_error_null_character)
+            return imp_fail_at(err, IMP_INVALID, je.position < 0 ? 0 : (uint64_t)je.position,
+                               "the body holds a string with the character \\u0000, which no text may have "
+                               "(line %d, column %d)",
+                               je.line, je.column);
         for (char *p = je.text; *p; p++)
             if ((unsigned char)*p < ' ') *p = ' ';
         return imp_fail_at(err, IMP_INVALID, je.position < 0 ? 0 : (uint64_t)je.position,

@@ -176,7 +176,8 @@ static app_result say_json(server *s)
     address(s, url, sizeof url);
     app_result r = app_print_json(
         s->a, json_pack("{s:s, s:i, s:o}", "listening", url, "pid", (int)getpid(), "models", list));
-    fflush(stdout);
+    if (r == APP_OK && app_out_flush(&s->a->err) != IMP_OK)
+        r = APP_FAILED; /* nobody would know the address */
     return r;
 }
 

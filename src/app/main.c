@@ -98,9 +98,17 @@ static int unknown_command(const char *name)
     return APP_USAGE;
 }
 
-static int help_command(const char *name)
+/* The result of a command that only prints. */
+static int printed(const char *name)
 {
     imp_error err = {0};
+    if (app_out_finish(&err) == IMP_OK) return APP_OK;
+    say(name, err.text);
+    return APP_FAILED;
+}
+
+static int help_command(const char *name)
+{
     if (!name) {
         app_help_all(stdout);
     } else {
@@ -108,9 +116,7 @@ static int help_command(const char *name)
         if (id == N_CMD) return unknown_command(name);
         app_help_cmd(stdout, id);
     }
-    if (app_out_finish(&err) == IMP_OK) return APP_OK;
-    say("help", err.text);
-    return APP_FAILED;
+    return printed("help");
 }
 
 int main(int argc, char **argv)
@@ -124,7 +130,7 @@ int main(int argc, char **argv)
         return help_command(argc > 2 ? argv[2] : NULL);
     if (!strcmp(name, "--version") || !strcmp(name, "version")) {
         puts("impetus " IMPETUS_VERSION);
-        return APP_OK;
+        return printed("--version");
     }
     app_cmd_id id = app_cmd_find(name);
     if (id == N_CMD) return unknown_command(name);

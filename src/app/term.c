@@ -4,7 +4,7 @@
  * Idea:    a bar redraws one line of stderr ten times a second at most; the signal handler knows whether such a line
  *          stands and clears it, using nothing but write() and sigaction().
  * Threads: counters are atomic; drawing happens in whichever thread wins a try-lock. */
-#include "app/term.h"
+#include "app/app.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,10 +118,25 @@ static void on_signal(int sig)
     errno = saved;
 }
 
+/* A mapped model file that became shorter, or a disk that failed: there is nothing to go on with. */
+static void on_lost_file(int sig)
+{
+    static const char text[] =
+        "impetus: a model's file was changed or cut while it was in use, or its disk failed; "
+        "start again, and replace models by renaming\n";
+    (void)sig;
+    if (atomic_load(&line_drawn)) (void)!write(2, "\r\033[K", 4);
+    (void)!write(2, text, sizeof text - 1);
+    _exit(APP_FAILED);
+}
+
 void app_signals_init(void)
 {
     struct sigaction sa = {.sa_handler = on_signal};
     sigemptyset(&sa.sa_mask);
+    struct sigaction lost = {.sa_handler = on_lost_file};
+    sigemptyset(&lost.sa_mask);
+    sigaction(SIGBUS, &lost, NULL);
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     /* A reader that goes away (| head) ends the program without a word, even when the caller ignored the signal. */

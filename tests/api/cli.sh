@@ -204,14 +204,22 @@ yes "check of a truncated file" test "$rc" -eq 1 -a "$(grep -c '^PROBLEM' "$T/ou
 yes "a reader that goes away ends it without a word" test ! -s "$T/err"
 if [ -c /dev/full ]; then
     bad=
-    for c in "run $M Once --raw -n 20" "tokenize $M Once" "show $M --json" "help"; do
+    for c in "run $M Once --raw -n 20" "tokenize $M Once" "show $M --json" "help" "--version"; do
         # shellcheck disable=SC2086
         "$I" $c >/dev/full 2>"$T/err"; rc=$?
         [ "$rc" -eq 1 ] && grep -q 'cannot write the output' "$T/err" && [ "$(wc -l <"$T/err")" -eq 1 ] || bad="$bad [$c: $rc]"
     done
     yes "a full disk is an error ($bad)" test -z "$bad"
+    "$I" serve -m "$M" --port 0 --json >/dev/full 2>"$T/err" & SERVER=$!
+    i=0
+    while kill -0 "$SERVER" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+    kill "$SERVER" 2>/dev/null
+    wait "$SERVER"; rc=$?
+    SERVER=
+    yes "serve ends when nobody can learn its address" test $i -lt 100 -a "$rc" -eq 1
 else
     skip "a full disk is an error" "no /dev/full here"
+    skip "serve ends when nobody can learn its address" "no /dev/full here"
 fi
 "$I" bench "$M" -r 1000 >"$T/out" 2>"$T/err" & pid=$!
 sleep 1
@@ -253,4 +261,24 @@ kill -TERM "$SERVER"
 wait "$SERVER"; rc=$?
 SERVER=
 yes "SIGTERM drains and ends with 0" test "$rc" -eq 0
+
+# ---- a model file that is cut while it is served
+cp "$M" "$T/cut.gguf"
+"$I" serve -m cut="$T/cut.gguf" --port 0 --json >"$T/cut" 2>"$T/cut.err" & SERVER=$!
+i=0
+while [ ! -s "$T/cut" ] && [ $i -lt 100 ] && kill -0 "$SERVER" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
+url=$(sed -n 's/.*"listening": "\(.*\)",*/\1/p' "$T/cut")
+if command -v curl >/dev/null 2>&1 && [ -n "$url" ]; then
+    head -c 4096 "$M" >"$T/cut.gguf"
+    curl -s -m 20 "$url/v1/completions" -d '{"prompt":"Once upon a time","max_tokens":8}' >/dev/null
+    kill "$SERVER" 2>/dev/null
+    wait "$SERVER"; rc=$?
+    yes "a model file that is cut ends the server with a sentence ($rc)" \
+        test "$rc" -eq 1 -a "$(grep -c 'changed or cut while it was in use' "$T/cut.err")" -eq 1
+else
+    skip "a model file that is cut ends the server with a sentence" "no curl here"
+    kill "$SERVER" 2>/dev/null
+    wait "$SERVER"
+fi
+SERVER=
 echo "1..$n"

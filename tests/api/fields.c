@@ -436,6 +436,12 @@ static void values_arrive(void **state)
     free(d.body);
     assert_int_equal(g_fake.last.max_tok, 16); /* OpenAI's default */
     assert_true(g_fake.last.sampling.seed == UINT64_MAX && g_fake.last.sampling.top_k == 40);
+    expect_ok(COMP, "seed", "-1");
+    assert_true(g_fake.last.sampling.seed == UINT64_MAX); /* random */
+    static const char row[] = "{\"prompt\":\"a\",\"n\":2,\"seed\":-2}";
+    answer e = send_body(COMP, row, sizeof row - 1);
+    free(e.body);
+    assert_true(g_fake.last.sampling.seed == 0); /* the second of a row does not become random */
     expect_ok(CHAT, "top_k", "-1");
     assert_int_equal(g_fake.last.sampling.top_k, 0);
     assert_int_equal(g_fake.last.max_tok, 0); /* a chat goes on to the end */
