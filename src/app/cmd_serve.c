@@ -44,7 +44,7 @@ static imp_status read_key(app *a, char **key)
     imp_status s = IMP_OK;
     if (p == end)
         s = imp_fail(&a->err, IMP_INVALID,
-                     "the key file '%.200s' is empty; put a key of at least 16 characters in it", path);
+                     "the key file '%.200s' is empty; put a key of 8 to 512 characters in it", path);
     for (const char *q = p; q < end && s == IMP_OK; q++)
         if (*q <= ' ' || *q > '~')
             s = imp_fail(&a->err, IMP_INVALID,
