@@ -1,12 +1,13 @@
 /* kern/body/attn_body.h - attention over paged keys and values, for any width of vector.
  *
  * Place:   included once by attn_<isa>.c after that instruction set's simd_*.h; defines attn_run.
- * Idea:    keys in tiles of 64 positions counted from 0. A tile's f16 keys and values are widened once for all query
- *          rows that the call brings; then for each row: scores, running maximum m and sum l, and
- *          out = out * e^(m_old - m) + sum p_j v_j. Dividing by l comes last.
- * Layout:  scratch: [64][head_dim] keys, the same of values, m[n_row * n_group], l[...].
- * Always:  a row's numbers depend on its own keys and position: a score is summed over head_dim in W lanes and one
- *          tree, values are added in order of position, keys a row does not see are never read for it.
+ * Idea:    keys in tiles of 64 positions counted from 0. A tile's keys are transposed (a key is a lane: no sums across
+ *          lanes) and its values widened, once for all query rows that the call brings; then for some rows at a time:
+ *          scores, running maximum m and sum l, and out = out * e^(m_old - m) + sum p_j v_j. Dividing by l comes last.
+ * Layout:  scratch: [head_dim][64] keys, [64][head_dim] values, m[n_row * n_group], l[...].
+ * Always:  a row's numbers depend on its own keys and position: a score is one chain over head_dim, values are added in
+ *          order of position; a key that a row does not see does not touch its numbers, one that no row of the call sees
+ *          is not read.
  * Source:  Milakov & Gimelshein 2018 (online softmax); Dao et al. 2022 (FlashAttention). */
 #ifndef IMP_KERN_ATTN_BODY_H
 #define IMP_KERN_ATTN_BODY_H
@@ -18,9 +19,13 @@
 
 enum { TILE = IMP_ATTN_TILE };
 
+/* Rows and heads at a time, as many as registers hold beside four vectors of keys. */
+enum { RT = W == 8 ? 2 : 4 };
+
 struct tile {
-    const float *k, *v;        /* key i of the tile at k + i * stride */
-    size_t k_stride, v_stride; /* floats */
+    const float *kt,
+        *v; /* keys [head_dim][TILE], zeros where nobody looks; value i of the tile at v + i * v_stride */
+    size_t v_stride; /* floats */
 };
 
 /* One query row and head against the tile. */
@@ -28,60 +33,57 @@ struct row {
     const float *q;
     float *out, *m, *l;
     uint32_t lo, hi; /* keys of the tile it sees, lo < hi */
-    float p[TILE];   /* scores, then weights; 0 outside lo..hi-1 */
+    float p[TILE];   /* scores of all keys, then weights; 0 outside lo..hi-1 */
 };
 
-/* s[r][0..3] = q_r . k_(j+0..3); keys at or past hi repeat the last one, their scores are not used. */
-IMP_INLINE void scores4(struct row *r, uint32_t n_r, const struct tile *t, uint32_t j, size_t head_dim)
+/* p = q . k for 4W keys from key j on, one multiply-add a dimension in order. */
+IMP_INLINE void scores(struct row *r, uint32_t n_r, const struct tile *t, uint32_t j, size_t head_dim)
 {
-    const float *k[4];
-    for (uint32_t i = 0; i < 4; i++) k[i] = t->k + IMP_MIN(j + i, r->hi - 1) * t->k_stride;
-    vf s[2][4];
+    vf s[RT][4];
     IMP_UNROLL
     for (uint32_t x = 0; x < n_r; x++) {
         IMP_UNROLL
         for (int i = 0; i < 4; i++) s[x][i] = v_set1(0);
     }
-    size_t d = 0;
-    for (; d + W <= head_dim; d += W) {
+    const float *k = t->kt + j;
+    for (size_t d = 0; d < head_dim; d++, k += TILE) {
+        vf kv[4];
         IMP_UNROLL
-        for (int i = 0; i < 4; i++) {
-            vf kv = v_load(k[i] + d);
+        for (int i = 0; i < 4; i++) kv[i] = v_load(k + i * W);
+        IMP_UNROLL
+        for (uint32_t x = 0; x < n_r; x++) {
+            vf q = v_set1(r[x].q[d]);
             IMP_UNROLL
-            for (uint32_t x = 0; x < n_r; x++) s[x][i] = v_fma(v_load(r[x].q + d), kv, s[x][i]);
-        }
-    }
-    if (d < head_dim) {
-        for (int i = 0; i < 4; i++) {
-            vf kv = v_loadn(k[i] + d, head_dim - d, 0);
-            for (uint32_t x = 0; x < n_r; x++)
-                s[x][i] = v_fma(v_loadn(r[x].q + d, head_dim - d, 0), kv, s[x][i]);
+            for (int i = 0; i < 4; i++) s[x][i] = v_fma(q, kv[i], s[x][i]);
         }
     }
     IMP_UNROLL
     for (uint32_t x = 0; x < n_r; x++) {
-        float f[4];
-        v_hsum4_store(f, s[x][0], s[x][1], s[x][2], s[x][3]);
-        memcpy(r[x].p + j, f, sizeof(float) * IMP_MIN(4u, r->hi - j));
+        IMP_UNROLL
+        for (int i = 0; i < 4; i++) v_store(r[x].p + j + i * W, s[x][i]);
     }
 }
 
-/* out[r] += sum_j p[r][j] v_j over columns d .. d + n_v*W - 1, in order of j. */
-IMP_INLINE void add_values(struct row *r, uint32_t n_r, const struct tile *t, size_t d, uint32_t n_v)
+/* out[r] += sum over keys j0..j1-1 of p[r][j] v_j for columns d .. d + n_v*W - 1, in order of j. */
+IMP_INLINE void add_values(struct row *r, uint32_t n_r, const struct tile *t, uint32_t j0, uint32_t j1,
+                           size_t d, uint32_t n_v)
 {
-    vf acc[2][4];
+    vf acc[RT][4];
     IMP_UNROLL
     for (uint32_t x = 0; x < n_r; x++) {
         IMP_UNROLL
         for (uint32_t i = 0; i < n_v; i++) acc[x][i] = v_load(r[x].out + d + i * W);
     }
-    for (uint32_t j = r->lo; j < r->hi; j++) {
+    for (uint32_t j = j0; j < j1; j++) {
         const float *v = t->v + j * t->v_stride + d;
+        vf vv[4];
+        IMP_UNROLL
+        for (uint32_t i = 0; i < n_v; i++) vv[i] = v_load(v + i * W);
         IMP_UNROLL
         for (uint32_t x = 0; x < n_r; x++) {
             vf p = v_set1(r[x].p[j]);
             IMP_UNROLL
-            for (uint32_t i = 0; i < n_v; i++) acc[x][i] = v_fma(p, v_load(v + i * W), acc[x][i]);
+            for (uint32_t i = 0; i < n_v; i++) acc[x][i] = v_fma(p, vv[i], acc[x][i]);
         }
     }
     IMP_UNROLL
@@ -91,12 +93,25 @@ IMP_INLINE void add_values(struct row *r, uint32_t n_r, const struct tile *t, si
     }
 }
 
-IMP_INLINE void add_values_tail(struct row *r, const struct tile *t, size_t d, size_t n)
+IMP_INLINE void add_values_tail(struct row *r, const struct tile *t, uint32_t j0, uint32_t j1, size_t d,
+                                size_t n)
 {
     vf acc = v_loadn(r->out + d, n, 0);
-    for (uint32_t j = r->lo; j < r->hi; j++)
+    for (uint32_t j = j0; j < j1; j++)
         acc = v_fma(v_set1(r->p[j]), v_loadn(t->v + j * t->v_stride + d, n, 0), acc);
     v_storen(r->out + d, acc, n);
+}
+
+/* All columns of keys j0..j1-1, which all n_r rows see. */
+IMP_INLINE void add_keys(struct row *r, uint32_t n_r, const struct tile *t, uint32_t j0, uint32_t j1,
+                         size_t head_dim)
+{
+    if (j0 >= j1) return;
+    size_t d = 0;
+    for (; d + 4 * W <= head_dim; d += 4 * W) add_values(r, n_r, t, j0, j1, d, 4);
+    for (; d + 2 * W <= head_dim; d += 2 * W) add_values(r, n_r, t, j0, j1, d, 2);
+    for (; d + W <= head_dim; d += W) add_values(r, n_r, t, j0, j1, d, 1);
+    for (uint32_t x = 0; d < head_dim && x < n_r; x++) add_values_tail(&r[x], t, j0, j1, d, head_dim - d);
 }
 
 /* Scores in r->p to weights: updates m and l, rescales out. */
@@ -131,53 +146,96 @@ IMP_INLINE void weigh(struct row *r, const imp_attn_args *a)
         v_storen(r->out + d, v_loadn(r->out + d, a->head_dim - d, 0) * shrink, a->head_dim - d);
 }
 
-/* n_r rows (1, or 2 that see the same keys of the tile). */
-IMP_INLINE void rows_tile(struct row *r, uint32_t n_r, const struct tile *t, const imp_attn_args *a)
+/* One row, not inlined: a copy serves all that is left over. */
+static __attribute__((noinline)) void add_alone(struct row *r, const struct tile *t, uint32_t j0, uint32_t j1,
+                                                size_t head_dim)
 {
-    for (uint32_t x = 0; x < n_r; x++) memset(r[x].p, 0, sizeof r[x].p);
-    for (uint32_t j = r->lo; j < r->hi; j += 4) scores4(r, n_r, t, j, a->head_dim);
-    for (uint32_t x = 0; x < n_r; x++) weigh(&r[x], a);
-    size_t d = 0;
-    for (; d + 4 * W <= a->head_dim; d += 4 * W) add_values(r, n_r, t, d, 4);
-    for (; d + W <= a->head_dim; d += W) add_values(r, n_r, t, d, 1);
-    for (uint32_t x = 0; d < a->head_dim && x < n_r; x++) add_values_tail(&r[x], t, d, a->head_dim - d);
+    add_keys(r, 1, t, j0, j1, head_dim);
 }
 
-/* Not inlined: one copy each serves every call below. */
+/* n_r rows: keys that all see together, before and behind these each row's own. */
+IMP_INLINE void rows_tile(struct row *r, uint32_t n_r, const struct tile *t, const imp_attn_args *a)
+{
+    uint32_t lo = 0, hi = TILE;
+    for (uint32_t j = 0; j < TILE; j += 4 * W) scores(r, n_r, t, j, a->head_dim);
+    for (uint32_t x = 0; x < n_r; x++) {
+        weigh(&r[x], a);
+        lo = IMP_MAX(lo, r[x].lo);
+        hi = IMP_MIN(hi, r[x].hi);
+    }
+    hi = IMP_MAX(lo, hi);
+    for (uint32_t x = 0; x < n_r; x++) add_alone(&r[x], t, r[x].lo, IMP_MIN(lo, r[x].hi), a->head_dim);
+    add_keys(r, n_r, t, lo, hi, a->head_dim);
+    for (uint32_t x = 0; x < n_r; x++) add_alone(&r[x], t, IMP_MAX(hi, r[x].lo), r[x].hi, a->head_dim);
+}
+
 static __attribute__((noinline)) void one_row(struct row *r, const struct tile *t, const imp_attn_args *a)
 {
     rows_tile(r, 1, t, a);
 }
-static __attribute__((noinline)) void two_rows(struct row *r, const struct tile *t, const imp_attn_args *a)
+static __attribute__((noinline)) void full_rows(struct row *r, const struct tile *t, const imp_attn_args *a)
 {
-    rows_tile(r, 2, t, a);
+    rows_tile(r, RT, t, a);
 }
 
-/* Rows lo..hi-1 of the tile that starts at key `first`, as f32. */
-static void load_tile(const imp_attn_args *a, uint64_t first, uint32_t lo, uint32_t hi, struct tile *t)
+IMP_INLINE vf load_kv(const uint8_t *p, size_t d, size_t n, bool half)
+{
+    if (half) return n >= W ? v_load_f16(p + 2 * d) : v_loadn_f16(p + 2 * d, n);
+    const float *f = (const float *)(const void *)p + d;
+    return n >= W ? v_load(f) : v_loadn(f, n, 0);
+}
+
+/* W keys by W dimensions from dimension d on; keys outside lo..hi-1 are zeros and not read. log2(W) rounds of zipping the
+ * upper with the lower half of the vectors transpose them. */
+IMP_INLINE void transpose_keys(const imp_attn_args *a, const uint8_t *k, uint32_t j, uint32_t lo, uint32_t hi,
+                               size_t d, float *to, bool half)
+{
+    vf x[W], y[W];
+    size_t n = a->head_dim - d;
+    IMP_UNROLL
+    for (uint32_t i = 0; i < W; i++)
+        x[i] = j + i >= lo && j + i < hi ? load_kv(k + (j + i) * a->row_stride, d, n, half) : v_set1(0);
+    IMP_UNROLL
+    for (uint32_t step = 1; step < W; step *= 2) {
+        IMP_UNROLL
+        for (uint32_t i = 0; i < W / 2; i++) v_join(x[i], x[i + W / 2], &y[2 * i], &y[2 * i + 1]);
+        IMP_UNROLL
+        for (uint32_t i = 0; i < W; i++) x[i] = y[i];
+    }
+    IMP_UNROLL
+    for (uint32_t i = 0; i < W; i++)
+        if (i < n) v_store(to + (d + i) * TILE + j, x[i]);
+}
+
+/* Keys lo..hi-1 of the tile that starts at key `first`, transposed, and their values as f32. */
+IMP_INLINE void load_tile_of(const imp_attn_args *a, uint64_t first, uint32_t lo, uint32_t hi, struct tile *t,
+                             bool half)
 {
     size_t at = attn_key_offset(a, first), hd = a->head_dim;
     const uint8_t *k = (const uint8_t *)a->k + at, *v = (const uint8_t *)a->v + at;
-    float *wide = a->scratch;
-    if (a->kv_dtype == IMP_F32) {
-        *t = (struct tile){(const float *)(const void *)k, (const float *)(const void *)v, a->row_stride / 4,
-                           a->row_stride / 4};
-        return;
-    }
-    *t = (struct tile){wide, wide + TILE * hd, hd, hd};
+    float *kt = a->scratch, *wide = kt + TILE * hd;
+    for (uint32_t j = 0; j < TILE; j += W)
+        for (size_t d = 0; d < hd; d += W) transpose_keys(a, k, j, lo, hi, d, kt, half);
+    *t = (struct tile){kt, (const float *)(const void *)v, a->row_stride / 4};
+    if (!half) return;
+    *t = (struct tile){kt, wide, hd};
     for (uint32_t i = lo; i < hi; i++) {
-        const uint8_t *kr = k + i * a->row_stride, *vr = v + i * a->row_stride;
-        float *ko = wide + i * hd, *vo = wide + (TILE + i) * hd;
+        const uint8_t *vr = v + i * a->row_stride;
+        float *vo = wide + i * hd;
         size_t d = 0;
-        for (; d + W <= hd; d += W) {
-            v_store(ko + d, v_load_f16(kr + 2 * d));
-            v_store(vo + d, v_load_f16(vr + 2 * d));
-        }
-        if (d < hd) {
-            v_storen(ko + d, v_loadn_f16(kr + 2 * d, hd - d), hd - d);
-            v_storen(vo + d, v_loadn_f16(vr + 2 * d, hd - d), hd - d);
-        }
+        for (; d + W <= hd; d += W) v_store(vo + d, v_load_f16(vr + 2 * d));
+        if (d < hd) v_storen(vo + d, v_loadn_f16(vr + 2 * d, hd - d), hd - d);
     }
+}
+static __attribute__((noinline)) void load_tile_f16(const imp_attn_args *a, uint64_t first, uint32_t lo,
+                                                    uint32_t hi, struct tile *t)
+{
+    load_tile_of(a, first, lo, hi, t, true);
+}
+static __attribute__((noinline)) void load_tile_f32(const imp_attn_args *a, uint64_t first, uint32_t lo,
+                                                    uint32_t hi, struct tile *t)
+{
+    load_tile_of(a, first, lo, hi, t, false);
 }
 
 /* Keys of the tile at `first` that query row r sees. */
@@ -203,29 +261,25 @@ static void tile_step(const imp_attn_args *a, uint64_t first, float *m, float *l
     }
     if (lo >= hi) return;
     struct tile t;
-    load_tile(a, first, lo, hi, &t);
-    struct row pair[2];
+    (a->kv_dtype == IMP_F16 ? load_tile_f16 : load_tile_f32)(a, first, lo, hi, &t);
+    struct row some[RT];
     uint32_t held = 0;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t r = i / a->n_group, h = i % a->n_group;
         if (!row_in_tile(a, r, first, &rl, &rh)) continue;
-        if (held == 1 && (pair[0].lo != rl || pair[0].hi != rh)) {
-            one_row(pair, &t, a);
-            held = 0;
-        }
-        struct row *x = &pair[held++];
+        struct row *x = &some[held++];
         x->q = a->q + r * a->q_stride + (size_t)h * a->head_dim;
         x->out = a->out + r * a->out_stride + (size_t)h * a->head_dim;
         x->m = m + i;
         x->l = l + i;
         x->lo = rl;
         x->hi = rh;
-        if (held == 2) {
-            two_rows(pair, &t, a);
+        if (held == RT) {
+            full_rows(some, &t, a);
             held = 0;
         }
     }
-    if (held == 1) one_row(pair, &t, a);
+    for (uint32_t i = 0; i < held; i++) one_row(&some[i], &t, a);
 }
 
 /* The sink joins the softmax as a key without value; then out / l. */
