@@ -79,6 +79,9 @@ typedef struct imp_engine_config {
     bool quiet;           /* no progress on stderr */
     const char *policy;   /* "latency" (default), "throughput", "energy" */
     double watt_cap;      /* units that draw more are left out; 0: none */
+    int embeddings_on_npu;     /* 1: only there, -1: never, 0: as measured */
+    int gpu_matrix_units;      /* -1: expect only the plain f32 rate of a GPU that was not measured */
+    uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
     const char *db_path;  /* calibration, what was learned, explanations; NULL: nothing is kept */
 } imp_engine_config;
 

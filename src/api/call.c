@@ -51,8 +51,8 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
 {
     imp_call_slot *s = user;
     imp_api_call *c = s->call;
-    (void)id;
     imp_mutex_lock(c->mu);
+    s->id = id;
     bool last = false;
     if (ev->kind == IMP_EVENT_DONE) {
         s->done = true;

@@ -50,7 +50,9 @@ static void write_openai(const embed_call *e, imp_buf *b)
     }
     imp_buf_str(b, "],\"model\":");
     imp_json_cstr(b, e->model_id);
-    imp_buf_fmt(b, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu}}", e->n_tok, e->n_tok);
+    imp_buf_fmt(b, ",\"usage\":{\"prompt_tokens\":%zu,\"total_tokens\":%zu}", e->n_tok, e->n_tok);
+    if (e->p.want_receipt) imp_api_write_receipts(&e->base, b);
+    imp_buf_str(b, "}");
 }
 
 static void write_ollama(const embed_call *e, imp_buf *b)
@@ -259,6 +261,7 @@ static imp_status submit(embed_call *e, imp_error *err)
 {
     imp_request rq = {.kind = IMP_REQUEST_EMBED, .ids = e->ids, .n_ids = e->n_ids, .n_input = e->n_input};
     imp_sampling_default(&rq.sampling);
+    rq.require = e->p.require;
     rq.dimensions = e->p.dimensions == IMP_UNSET ? 0 : (uint32_t)e->p.dimensions;
     if (e->n_input == 0) return IMP_OK; /* nothing to compute: the answer is empty */
     return imp_call_submit(&e->base, 0, e->model, &rq, err);

@@ -69,6 +69,8 @@ static const field g_field[] = {
     {"options", EP_OLLAMA, F_JSON, 0, 0, AT(options), NULL},
     {"keep_alive", EP_OLLAMA, F_JSON, 0, 0, AT(keep_alive), NULL},
 
+    {"impetus", EP_GENERATE | EP_EMBED, F_JSON, 0, 0, AT(impetus), NULL},
+
     {"user", EP_GENERATE | EP_EMBED, F_HINT, 0, 0, 0, "string"},
     {"safety_identifier", EP_GENERATE, F_HINT, 0, 0, 0, "string"},
     {"prompt_cache_key", EP_GENERATE, F_HINT, 0, 0, 0, "string"},
@@ -238,6 +240,7 @@ static imp_status check_stream_options(const imp_api_params *p, bool *include_us
 static imp_status check_generate(imp_api_params *p, imp_error *err)
 {
     IMP_TRY(check_stream_options(p, &p->include_usage, err));
+    IMP_TRY(imp_api_impetus(p, err));
     IMP_TRY(imp_api_stop(p, err));
     IMP_TRY(imp_api_bias(p, err));
     if (p->best_of != IMP_UNSET && p->best_of != p->n)
@@ -267,6 +270,7 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
 
 static imp_status check_vector(imp_api_params *p, imp_error *err)
 {
+    IMP_TRY(imp_api_impetus(p, err));
     if (p->encoding && strcmp(p->encoding, "float") != 0 && strcmp(p->encoding, "base64") != 0)
         return imp_fail_field(err, IMP_INVALID, "encoding_format",
                               "'encoding_format' must be \"float\" or \"base64\"");

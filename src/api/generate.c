@@ -138,6 +138,16 @@ static void finish_stream(gen_call *g)
         if (!b.failed) s->write(s->user, b.data, b.n);
         imp_buf_deinit(&b);
     }
+    if (!failed && g->p.want_receipt) {
+        imp_buf b = {0};
+        imp_buf_str(&b, "data: ");
+        imp_buf_add(&b, g->head.data, g->head.n);
+        imp_buf_str(&b, "\"choices\":[]");
+        imp_api_write_receipts(&g->base, &b);
+        imp_buf_str(&b, "}\n\n");
+        if (!b.failed) s->write(s->user, b.data, b.n);
+        imp_buf_deinit(&b);
+    }
     s->write(s->user, "data: [DONE]\n\n", 14);
     s->end(s->user);
 }
@@ -159,6 +169,7 @@ static void finish_whole(gen_call *g)
     }
     imp_buf_str(&b, "],");
     write_usage(g, &b);
+    if (g->p.want_receipt) imp_api_write_receipts(&g->base, &b);
     imp_buf_str(&b, "}");
     imp_api_answer(&g->base.sink, 200, &b);
 }
@@ -316,6 +327,7 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->stop = p->stop_str;
     rq->n_stop = p->n_stop;
     rq->ignore_eos = p->ignore_eos;
+    rq->require = p->require;
     rq->fresh_text = p->ep != EP_COMPLETION;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;

@@ -30,6 +30,7 @@ typedef enum imp_endpoint {
     EP_EMBED = 4,              /* /v1/embeddings */
     EP_OLLAMA_EMBED = 8,       /* /api/embed */
     EP_OLLAMA_EMBEDDINGS = 16, /* /api/embeddings */
+    EP_PLAN = 1 << 20,         /* /api/plan, which has few fields of its own */
     EP_GENERATE = EP_CHAT | EP_COMPLETION,
     EP_OLLAMA = EP_OLLAMA_EMBED | EP_OLLAMA_EMBEDDINGS,
     EP_VECTOR = EP_EMBED | EP_OLLAMA
@@ -53,7 +54,10 @@ typedef struct imp_api_params {
     size_t n_stop;
     imp_logit_bias *bias; /* [n_bias]; ids are checked against the vocabulary later */
     size_t n_bias;
-    int64_t num_ctx; /* Ollama options.num_ctx, 0: not given */
+    json_t *impetus;
+    bool want_receipt;
+    const char *require; /* in root */
+    int64_t num_ctx;     /* Ollama options.num_ctx, 0: not given */
 } imp_api_params;
 
 #define IMP_UNSET INT64_MIN /* an integer field that was not given; numbers use NAN */
@@ -158,6 +162,12 @@ imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, im
 /* ---- handlers ----------------------------------------------------------------------------------- */
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
 imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
+/* receipts.c */
+imp_status imp_api_impetus(imp_api_params *p, imp_error *err);  /* the object "impetus" of a request */
+void imp_api_write_receipts(const imp_api_call *c, imp_buf *b); /* ,"impetus":{"receipt":...} */
+void imp_api_receipt(imp_api *a, const char *id, const imp_api_sink *s);
+void imp_api_explain(imp_api *a, const char *id, const imp_api_sink *s);
+void imp_api_plan(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 void imp_api_models(imp_api *a, const imp_api_sink *s);
 void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s);
 void imp_api_tags(imp_api *a, const imp_api_sink *s);

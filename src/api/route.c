@@ -16,7 +16,10 @@ typedef enum route_kind {
     R_METRICS,
     R_VERSION,
     R_TAGS,
-    R_HARDWARE
+    R_HARDWARE,
+    R_PLAN,
+    R_RECEIPT,
+    R_EXPLAIN
 } route_kind;
 
 typedef struct route {
@@ -39,14 +42,23 @@ static const route g_route[] = {
     {"/api/version", R_VERSION, 0},
     {"/api/tags", R_TAGS, 0},
     {"/api/hardware", R_HARDWARE, 0},
+    {"/api/plan", R_PLAN, EP_PLAN},
+    {"/api/receipts/", R_RECEIPT, 0}, /* and the id that a receipt names */
+    {"/api/explain/", R_EXPLAIN, 0},
 };
 _Static_assert(IMP_COUNT(g_route) <= IMP_N_ROUTE, "IMP_N_ROUTE counts the routes");
+
+/* The path goes on with an id. */
+static bool has_id(route_kind k)
+{
+    return k == R_MODEL || k == R_RECEIPT || k == R_EXPLAIN;
+}
 
 size_t imp_api_route_index(const char *path)
 {
     for (size_t i = 0; i < IMP_COUNT(g_route); i++) {
         size_t n = strlen(g_route[i].path);
-        bool prefix = g_route[i].kind == R_MODEL;
+        bool prefix = has_id(g_route[i].kind);
         if (prefix ? strncmp(path, g_route[i].path, n) == 0 && path[n] : strcmp(path, g_route[i].path) == 0)
             return i;
     }
@@ -56,7 +68,12 @@ size_t imp_api_route_index(const char *path)
 const char *imp_api_route_name(size_t i)
 {
     if (i >= IMP_COUNT(g_route)) return NULL;
-    return g_route[i].kind == R_MODEL ? "/v1/models/ID" : g_route[i].path;
+    switch (g_route[i].kind) {
+    case R_MODEL: return "/v1/models/ID";
+    case R_RECEIPT: return "/api/receipts/ID";
+    case R_EXPLAIN: return "/api/explain/ID";
+    default: return g_route[i].path;
+    }
 }
 
 const char *imp_api_allow(const char *path)
@@ -131,6 +148,9 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_VERSION: text_answer(s, "{\"version\":\"" IMPETUS_VERSION "\"}"); break;
     case R_TAGS: imp_api_tags(a, s); break;
     case R_HARDWARE: hardware(a, s); break;
+    case R_PLAN: imp_api_plan(a, rq, s); break;
+    case R_RECEIPT: imp_api_receipt(a, rq->path + strlen(r->path), s); break;
+    case R_EXPLAIN: imp_api_explain(a, rq->path + strlen(r->path), s); break;
     }
     return NULL;
 }
@@ -138,7 +158,8 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
 imp_status imp_api_check(const char *path, const char *body, size_t n_body, imp_error *err)
 {
     size_t i = imp_api_route_index(path);
-    if (i == IMP_N_ROUTE || !g_route[i].ep) return imp_fail(err, IMP_NOT_FOUND, "no endpoint with a body");
+    if (i == IMP_N_ROUTE || !g_route[i].ep || g_route[i].ep == EP_PLAN)
+        return imp_fail(err, IMP_NOT_FOUND, "no endpoint with a body that the table of fields describes");
     imp_api_params p;
     imp_status st = imp_api_parse(g_route[i].ep, body, n_body, &p, err);
     imp_api_params_deinit(&p);

@@ -45,6 +45,8 @@ app_result cmd_convert(app *a);
 app_result cmd_devices(app *a);
 app_result cmd_plan(app *a);
 app_result cmd_show(app *a);
+app_result cmd_calibrate(app *a);
+app_result cmd_explain(app *a);
 app_result cmd_render(app *a);
 
 /* ---- help.c ---- */
@@ -60,6 +62,8 @@ imp_status app_model_path(const char *model, const char **path, imp_error *err);
 /* The engine as the options ask for it; idempotent. */
 imp_status app_engine(app *a);
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out);
+/* The database's path: --database, or the usual place; NULL when the environment does not say where that is. */
+const char *app_db_path(app *a);
 /* The compute threads that the options ask for, at least 1. */
 uint32_t app_n_thread(const app *a);
 bool app_has_suffix(const char *s, const char *suffix);

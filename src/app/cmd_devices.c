@@ -1,7 +1,10 @@
 /* app/cmd_devices.c - `impetus devices`: what there is, and what was measured just now. */
+#include <time.h>
+
 #include "app/app.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
+#include "plan/store.h"
 
 enum { MEASURE_MS = 300 };
 
@@ -46,8 +49,63 @@ static void print_human(const imp_host *h, const imp_ceilings *c)
         printf("--   %s (%s): not used, %s\n", h->other[i].name, h->other[i].where, h->other[i].reason);
 }
 
+static app_result print_profiles(app *a)
+{
+    json_t *list = json_array();
+    bool json = opt_on(&a->opt, OPT_JSON);
+    if (!json) puts("published profiles; all that is computed from them is SIMULATED");
+    for (size_t i = 0; i < imp_profile_count(); i++) {
+        const imp_profile *p = imp_profile_at(i);
+        const imp_value *bw = &p->f[IMP_F_BW],
+                        *f16 = p->f[IMP_F_F16].v > p->f[IMP_F_F32].v ? &p->f[IMP_F_F16] : &p->f[IMP_F_F32];
+        if (!json) {
+            printf("  %s/%-6s %-28s %7.0f GB/s (%s) %8.1f TFLOP/s (%s)\n", p->system, p->unit, p->title,
+                   bw->v, imp_mark_name(bw->mark), f16->v, imp_mark_name(f16->mark));
+            continue;
+        }
+        json_t *fields = json_object();
+        for (int f = 0; f < IMP_N_FIELD; f++) {
+            const imp_value *v = &p->f[f];
+            if (v->mark == IMP_MARK_NONE) continue;
+            json_object_set_new(fields, imp_field_key((imp_field)f),
+                                json_pack("{s:f, s:[f, f], s:s, s:s, s:s}", "value", v->v, "range", v->lo,
+                                          v->hi, "unit", imp_field_unit((imp_field)f), "from",
+                                          imp_mark_name(v->mark), "source", v->source));
+        }
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "system", p->system, "unit",
+                                              p->unit, "title", p->title, "kind", imp_unit_kind_name(p->kind),
+                                              "simulated", "SIMULATED", "numbers", fields));
+    }
+    if (json) return app_print_json(a, json_pack("{s:o}", "profiles", list));
+    json_decref(list);
+    return APP_OK;
+}
+
+/* When the calibration that plans start from was made. */
+static void print_age(app *a)
+{
+    imp_store *s;
+    imp_error ignored;
+    imp_calibration c;
+    char print[128];
+    const char *path = app_db_path(a);
+    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) {
+        puts("  calibration none: 'impetus calibrate' makes predictions good from the start");
+        return;
+    }
+    imp_store_fingerprint("cpu0", print);
+    if (imp_store_get_calibration(s, "cpu0", print, &c, &ignored) == IMP_OK)
+        printf("  calibration %.1f hours old: %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
+               (double)((int64_t)time(NULL) - c.at) / 3600, c.machine.f[IMP_F_BW].v,
+               c.machine.f[IMP_F_INT8].v * 1e3, c.machine.f[IMP_F_F32].v * 1e3);
+    else
+        puts("  calibration none for this machine as it is now: run 'impetus calibrate'");
+    imp_store_close(s);
+}
+
 app_result cmd_devices(app *a)
 {
+    if (opt_on(&a->opt, OPT_PROFILES)) return print_profiles(a);
     imp_host h;
     imp_ceilings c;
     bool measure = !opt_on(&a->opt, OPT_NO_MEASURE);
@@ -60,5 +118,6 @@ app_result cmd_devices(app *a)
     }
     if (opt_on(&a->opt, OPT_JSON)) return app_print_json(a, app_host_json(&h, measure ? &c : NULL));
     print_human(&h, measure ? &c : NULL);
+    print_age(a);
     return APP_OK;
 }

@@ -24,6 +24,9 @@ static char *hardware_text(void *user)
 {
     server *s = user;
     json_t *doc = app_host_json(&s->host, NULL);
+    char *units = imp_units_json(s->a->engine);
+    if (doc && units) json_object_set_new(doc, "units", json_loads(units, 0, NULL));
+    imp_free(units);
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     char *copy = text ? imp_sys_strdup(text) : NULL;
     free(text);

@@ -64,11 +64,26 @@ static const app_cmd commands[N_CMD] = {
                      "bandwidth, int8 and\n"
                      "f32 peaks. Hardware that this build has no driver for is listed as such.",
                      cmd_devices},
-    [CMD_PLAN] = {"plan", "MODEL", "what a model would take, without loading it", 1, 1,
-                  "Memory as the allocator will take it, the largest context that fits, and the devices with "
-                  "the reason\n"
-                  "when one cannot run the model. Times are not predicted.",
-                  cmd_plan},
+    [CMD_PLAN] =
+        {"plan", "MODEL", "what a model would take and where it would run", 1, 1,
+         "Memory as the allocator will take it, the largest context that fits, and every device (and pair: "
+         "prefill on\n"
+         "one, decode on another) with predicted times, or the reason why not. --assume plans for a "
+         "published "
+         "machine.",
+         cmd_plan},
+    [CMD_CALIBRATE] =
+        {"calibrate", "", "measure this machine's devices and keep the result", 0, 0,
+         "Read bandwidth, arithmetic peaks, the cost of an op, and matrix products of each weight type at "
+         "common\n"
+         "sizes. Predictions start from it; it counts while hardware, system and driver stay as they are.",
+         cmd_calibrate},
+    [CMD_EXPLAIN] =
+        {"explain", "REQUEST_ID|last", "why a request ran where it did", 1, 1,
+         "Every candidate with predicted times, what bound it, exclusions with reasons, the runner-up, and "
+         "what\n"
+         "really happened. The last 1000 requests of run, embed and serve are kept.",
+         cmd_explain},
     [CMD_SHOW] = {"show", "MODEL", "what a model is", 1, 1,
                   "Architecture, sizes, types, tokenizer. -v adds the file's metadata.", cmd_show},
     [CMD_RENDER] =

@@ -1,5 +1,6 @@
 /* app/model.c - MODEL arguments and the engine that the options ask for. */
 #include <errno.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "app/app.h"
@@ -44,6 +45,33 @@ uint32_t app_n_thread(const app *a)
     return n ? n : imp_sys_n_core();
 }
 
+const char *app_db_path(app *a)
+{
+    char path[1024];
+    if (opt_str(&a->opt, OPT_DATABASE)) return opt_str(&a->opt, OPT_DATABASE);
+    const char *home = getenv("HOME");
+#ifdef __APPLE__
+    if (!home || !*home) return NULL;
+    snprintf(path, sizeof path, "%s/Library/Application Support/Impetus/impetus.db", home);
+#else
+    const char *xdg = getenv("XDG_DATA_HOME");
+    if (xdg && *xdg)
+        snprintf(path, sizeof path, "%s/impetus/impetus.db", xdg);
+    else if (home && *home)
+        snprintf(path, sizeof path, "%s/.local/share/impetus/impetus.db", home);
+    else
+        return NULL;
+#endif
+    return imp_arena_strndup(a->arena, path, strlen(path));
+}
+
+/* 0: auto, 1: on, -1: off */
+static int choice(const app *a, app_opt_id id)
+{
+    const char *s = opt_str(&a->opt, id);
+    return !s || !strcmp(s, "auto") ? 0 : !strcmp(s, "on") ? 1 : -1;
+}
+
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
@@ -55,7 +83,14 @@ imp_status app_engine(app *a)
                            .n_batch = opt_u32(&a->opt, OPT_STEP_TOK),
                            .mem_bytes = opt_set(&a->opt, OPT_MEMORY) ? a->opt.v[OPT_MEMORY].u : 0,
                            .kv_dtype = opt_str(&a->opt, OPT_KV_TYPE),
-                           .quiet = !app_term_shows_progress()};
+                           .quiet = !app_term_shows_progress(),
+                           .policy = opt_str(&a->opt, OPT_POLICY),
+                           .watt_cap = opt_set(&a->opt, OPT_WATT_CAP) ? a->opt.v[OPT_WATT_CAP].f : 0,
+                           .embeddings_on_npu = choice(a, OPT_NPU_EMBED),
+                           .max_npu_model_mb = opt_u32(&a->opt, OPT_NPU_MAX_MB),
+                           .gpu_matrix_units = choice(a, OPT_MATRIX_UNITS)};
+    if (a->opt.cmd == CMD_SERVE || a->opt.cmd == CMD_RUN || a->opt.cmd == CMD_EMBED)
+        c.db_path = app_db_path(a);
     /* A single answer needs one sequence's memory, not a server's. */
     if (a->opt.cmd != CMD_SERVE && a->opt.cmd != CMD_PLAN) c.n_parallel = 1;
     return imp_engine_new(&c, &a->engine, &a->err);

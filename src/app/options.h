@@ -23,6 +23,8 @@ typedef enum app_cmd_id {
     CMD_DEVICES,
     CMD_PLAN,
     CMD_SHOW,
+    CMD_CALIBRATE,
+    CMD_EXPLAIN,
     CMD_RENDER,
     N_CMD
 } app_cmd_id;
@@ -34,6 +36,7 @@ typedef enum app_cmd_id {
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(TOKENIZE) | C_(DETOKENIZE) | C_(LOGITS) | C_(PERPLEXITY))
 #define CMDS_SIZED (CMDS_LOAD | C_(PLAN))
 #define CMDS_DEV   (CMDS_SIZED | C_(BENCH))
+#define CMDS_STORE (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(PLAN) | C_(CALIBRATE) | C_(EXPLAIN) | C_(DEVICES))
 
 typedef enum app_opt_type {
     TYPE_BOOL,  /* --json, --json=no */
@@ -64,10 +67,28 @@ typedef enum app_opt_type {
       "seconds that running answers get at the end")                                                         \
     X(MAX_BODY, "max-body", 0, TYPE_BYTES, 1024, 1e12, "32M", "SIZE", C_(SERVE), "largest request")          \
     X(QUEUE, "queue", 0, TYPE_UINT, 1, 1e6, "1024", "N", C_(SERVE), "requests that may wait before 429")     \
-    X(DEVICE, "device", 0, TYPE_CHOICE, 0, 0, NULL, "cpu|ref|cuda", CMDS_DEV,                                \
-      "where to compute; cuda is an NVIDIA GPU, ref the slow reference")                                     \
+    X(DEVICE, "device", 0, TYPE_STR, 0, 0, NULL, "D,...", CMDS_DEV | C_(CALIBRATE),                          \
+      "where to compute: cpu, cuda (an NVIDIA GPU), ref (the slow reference), sim:PROFILE; default: all "    \
+      "there are")                                                                                           \
+    X(POLICY, "policy", 0, TYPE_CHOICE, 0, 0, NULL, "latency|throughput|energy", CMDS_LOAD | C_(PLAN),       \
+      "what devices are chosen by; default latency")                                                         \
+    X(WATT_CAP, "watt-cap", 0, TYPE_FLOAT, 0.1, 100000, NULL, "W", CMDS_LOAD | C_(PLAN),                     \
+      "leave out devices that draw more")                                                                    \
+    X(NPU_EMBED, "embeddings-on-npu", 0, TYPE_CHOICE, 0, 0, NULL, "auto|on|off", CMDS_LOAD,                  \
+      "embeddings only on NPUs, or never; auto: as measured (default)")                                      \
+    X(NPU_MAX_MB, "max-npu-model-mb", 0, TYPE_UINT, 1, 1e9, NULL, "MB", CMDS_LOAD,                           \
+      "larger models never go to an NPU; default: as measured")                                              \
+    X(MATRIX_UNITS, "gpu-matrix-units", 0, TYPE_CHOICE, 0, 0, NULL, "auto|off", CMDS_LOAD,                   \
+      "off: expect no more of a GPU than its plain f32 rate until it was measured")                          \
+    X(DATABASE, "database", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_STORE,                                     \
+      "where calibration and explanations are kept; default: impetus.db among the user's data")              \
+    X(ASSUME, "assume", 0, TYPE_STR, 0, 0, NULL, "PROFILE", C_(PLAN),                                        \
+      "plan for a published machine, such as apple-m3-max; everything printed is SIMULATED")                 \
+    X(PROFILES, "profiles", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list the published profiles")        \
+    X(QUICK, "quick", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CALIBRATE), "measure less, in about 3 seconds")       \
     X(THREADS, "threads", 't', TYPE_UINT, 1, 1024, NULL, "N",                                                \
-      CMDS_DEV | C_(CHECK) | C_(CONVERT) | C_(DEVICES), "compute threads; default: one a physical core")     \
+      CMDS_DEV | C_(CHECK) | C_(CONVERT) | C_(DEVICES) | C_(CALIBRATE),                                      \
+      "compute threads; default: one a physical core")                                                       \
     X(CTX, "ctx", 'c', TYPE_UINT, 16, 16777216, NULL, "N", CMDS_SIZED,                                       \
       "tokens a sequence may hold; default: the model's own limit, as far as memory allows")                 \
     X(PARALLEL, "parallel", 0, TYPE_UINT, 1, 4096, NULL, "N", C_(SERVE) | C_(PLAN),                          \

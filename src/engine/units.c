@@ -44,6 +44,9 @@ static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, i
     if (m == NULL && e->store != NULL &&
         imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK)
         base = c.machine;
+    if (e->config.gpu_matrix_units < 0 && base.kind == IMP_UNIT_GPU &&
+        base.f[IMP_F_F16].mark != IMP_MARK_MEASURED)
+        base.f[IMP_F_F16] = base.f[IMP_F_F32];
     imp_learn_init(&u->learn, &base);
     if (m == NULL && e->store != NULL)
         (void)!imp_store_get_learned(e->store, d->name, print, &u->learn, &ignored);

@@ -28,7 +28,8 @@ static imp_status copy_request(job *j, const imp_request *r)
     j->r.n_ids = n_ids;
     j->r.sampling.bias = bias;
     j->r.stop = stop;
-    j->r.ids = NULL; /* in j->ids */
+    j->r.require = NULL; /* the engine's, decided */
+    j->r.ids = NULL;     /* in j->ids */
     return IMP_OK;
 }
 

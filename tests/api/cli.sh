@@ -16,7 +16,7 @@ cleanup() {
 trap cleanup EXIT
 # Nothing of the user's own settings may reach the tests.
 for v in $(env | sed -n 's/^\(IMPETUS_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
-export XDG_CONFIG_HOME="$T/no-config" HOME="$T"
+export XDG_CONFIG_HOME="$T/no-config" XDG_DATA_HOME="$T/data" HOME="$T"
 
 n=0
 ok() { n=$((n + 1)); echo "ok $n - $1"; }
@@ -109,7 +109,7 @@ fails 2 "'0' is not a whole number from 1" run "$M" x -n 0
 fails 2 "'99999999999999999999' is not a whole number" run "$M" x -n 99999999999999999999
 fails 2 "'-3' is not a whole number" run "$M" x -n -3
 fails 2 "'70000' is not a whole number from 0 to 65535" serve -m "$M" --port 70000
-fails 2 "'tpu' is none of cpu|ref" run "$M" x --device tpu
+fails 1 'there is no device kind' run "$M" x --device tpu
 fails 2 "'2X' is not a size" run "$M" x --memory 2X
 fails 2 "is not a list of whole numbers" bench "$M" -p 16,,32
 fails 2 "'maybe' is neither yes nor no" run "$M" x --raw=maybe
@@ -179,9 +179,16 @@ json "the likeliest token of the logits is the one that run writes" 'd["logits"]
 json "show --json" 'd["arch"]=="llama" and d["vocab"]==512 and d["layers"]==5 and d["can_generate"]' show "$M"
 json "devices --json" 'd["devices"][0]["kind"]=="cpu" and d["devices"][0]["cores"]>0 and d["devices"][0]["ceilings"]["read_gb_s"]>0 and d["devices"][0]["ceilings"]["int8_gop_s"]>0' devices
 json "devices --no-measure measures nothing" 'd["devices"][0]["ceilings"] is None' devices --no-measure
-json "plan --json" 'd["fits"] and d["largest_ctx"]>=512 and d["memory"]["total"]==sum(d["memory"][k] for k in ("weights","kv","scratch","other")) and d["candidates"][d["chosen"]]["excluded"] is None and d["candidates"][0]["ttft_ms"] is None' plan "$M"
+json "plan --json" 'd["fits"] and d["largest_ctx"]>=512 and d["memory"]["total"]==sum(d["memory"][k] for k in ("weights","kv","scratch","other")) and d["candidates"][d["chosen"]]["excluded"] is None and d["candidates"][0]["ttft_ms"]>0 and d["candidates"][0]["interval"][0]<d["candidates"][0]["interval"][1]' plan "$M"
 cp "$T/out" "$T/plan"
 json "plan says when a prompt is too long" 'd["chosen"] is None and "512" in d["candidates"][0]["excluded"]' plan "$M" --prompt 400 --gen 200
+json "plan for a published machine is stamped" 'len(d["candidates"])==9 and all(c["simulated"]=="SIMULATED" for c in d["candidates"]) and d["chosen"] is not None' plan "$M" --assume apple-m3-max
+fails 1 "devices --profiles" plan "$M" --assume apple-m99
+json "calibrate keeps what it measured" 'd["devices"][0]["measured"]["bandwidth"]["value"]>0' calibrate --quick --database "$T/x/impetus.db" -t 1
+json "plan starts from the calibration" 'd["calibrated"] and d["candidates"][0]["tpot_ms"]>0' plan "$M" --database "$T/x/impetus.db" -t 1
+"$I" run "$M" "Once upon a time" -n 5 --database "$T/x/impetus.db" -t 1 >/dev/null 2>&1
+json "explain tells what ran where" 'd["receipt"]["decode"]["device"]=="cpu0" and d["receipt"]["prefill"]["tokens"]>0 and d["candidates"][d["chosen"]]["excluded"] is None' explain last --database "$T/x/impetus.db"
+fails 1 "not remembered" explain 99999999 --database "$T/x/impetus.db"
 json "bench --json" 'set(d)=={"model","arch","type","bytes","device","threads","pp","tg","ceilings","share"} and d["pp"][0]["tokens"]==64 and d["pp"][0]["min"]<=d["pp"][0]["tok_s"]<=d["pp"][0]["max"] and [t["batch"] for t in d["tg"]]==[1,2] and d["share"]["decode_of_read"]>0' \
     bench "$M" -p 64 -n 8 -b 1,2 -r 2
 json "check --json" 'd["ok"] and d["structure"] and len(d["tensors"])==47 and not d["problems"]' check "$M"

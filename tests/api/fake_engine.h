@@ -9,10 +9,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "impetus.h"
 
 enum { FAKE_VOCAB = 258, FAKE_CTX = 4096, FAKE_DIM = 8 };
@@ -251,6 +253,34 @@ imp_model *imp_engine_find(imp_engine *e, const char *id)
 const imp_model_info *imp_model_get_info(const imp_model *m)
 {
     return &m->info;
+}
+
+void imp_model_get_memory(const imp_model *m, imp_memory *out)
+{
+    (void)m;
+    *out = (imp_memory){.weights = 100, .kv = 20, .scratch = 3, .total = 123, .fits = true, .largest_ctx = 64};
+}
+static char *fake_json(uint64_t id, const char *fmt)
+{
+    char text[200];
+    if (id == UINT64_MAX || id == 999999) return NULL;
+    snprintf(text, sizeof text, fmt, (unsigned long long)id);
+    return imp_sys_strdup(text);
+}
+char *imp_receipt_json(imp_engine *e, uint64_t id)
+{
+    (void)e;
+    return fake_json(id, "{\"id\":%llu,\"prefill\":{\"device\":\"fake0\"}}");
+}
+char *imp_explain_json(imp_engine *e, uint64_t id)
+{
+    (void)e;
+    return fake_json(id, "{\"id\":%llu,\"candidates\":[]}");
+}
+char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32_t n_gen, uint32_t n_batch)
+{
+    (void)e, (void)m, (void)n_gen, (void)n_batch;
+    return fake_json(n_prompt, "{\"candidates\":[{\"prompt\":%llu}],\"chosen\":0}");
 }
 
 imp_status imp_tokenize(const imp_model *m, const char *text, size_t n, unsigned flags, int32_t **out,

@@ -1,0 +1,323 @@
+/* app/cmd_plan.c - `impetus plan`: what a model would take, and which device would run what, without loading it.
+ *
+ * Idea:    memory comes from the engine's own fit, times from the placer over the machine as it was calibrated - or,
+ *          with --assume, as it was published. What stems from a profile is stamped SIMULATED. */
+#include "app/app.h"
+#include "dev/dev.h"
+#include "model/net.h"
+#include "plan/host.h"
+#include "plan/place.h"
+#include "plan/store.h"
+
+enum { DEFAULT_PROMPT = 512, DEFAULT_GEN = 128, CHUNK = 512 };
+
+typedef struct plan {
+    imp_memory memory;
+    imp_place_unit unit[IMP_PLACE_UNITS];
+    imp_learn *learn; /* [IMP_PLACE_UNITS], in the arena */
+    char excluded[IMP_PLACE_UNITS][160];
+    bool simulated[IMP_PLACE_UNITS];
+    uint32_t n_unit;
+    imp_cost cost;
+    bool embed, calibrated;
+    uint32_t prompt, gen, batch;
+    imp_choice choice;
+    imp_host host;
+    const char *assume;
+} plan;
+
+static const char *first_refusal(const imp_device *d, const imp_graph *g)
+{
+    for (imp_val v = 1; g && v <= imp_graph_n(g); v++) {
+        const char *why = d->ops->refuses(d, g, v);
+        if (why) return why;
+    }
+    return NULL;
+}
+
+static imp_place_unit *add_unit(plan *p, const imp_machine *m)
+{
+    if (p->n_unit == IMP_PLACE_UNITS) return NULL;
+    uint32_t i = p->n_unit++;
+    imp_learn_init(&p->learn[i], m);
+    p->simulated[i] = m->simulated;
+    p->unit[i] = (imp_place_unit){.name = p->learn[i].machine.name,
+                                  .learn = &p->learn[i],
+                                  .n_ctx = p->memory.largest_ctx,
+                                  .n_decode = p->batch - 1,
+                                  .can_export = true,
+                                  .can_import = true,
+                                  .loaded = true};
+    return &p->unit[i];
+}
+
+static void exclude(plan *p, imp_place_unit *u, const char *fmt, ...) IMP_PRINTF(3, 4);
+static void exclude(plan *p, imp_place_unit *u, const char *fmt, ...)
+{
+    char *text = p->excluded[u - p->unit];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof p->excluded[0], fmt, ap);
+    va_end(ap);
+    u->excluded = text;
+}
+
+/* ---- this machine ------------------------------------------------------------------------------------- */
+
+static void recall(app *a, plan *p, imp_learn *l, const char *name)
+{
+    imp_store *s;
+    imp_error ignored;
+    imp_calibration c;
+    char print[128];
+    const char *path = app_db_path(a);
+    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) return;
+    imp_store_fingerprint(name, print);
+    if (imp_store_get_calibration(s, name, print, &c, &ignored) == IMP_OK) {
+        imp_learn_init(l, &c.machine);
+        p->calibrated = true;
+    }
+    (void)!imp_store_get_learned(s, name, print, l, &ignored);
+    imp_store_close(s);
+}
+
+/* A device of this machine, with the reason when it would not run this net. */
+static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
+{
+    imp_device *d;
+    imp_machine m;
+    const char *asked = opt_str(&a->opt, OPT_DEVICE);
+    bool wanted = !asked || !strcmp(asked, "auto") || !strncmp(asked, kind, strlen(kind));
+    IMP_TRY(imp_dev_open(kind, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
+    bool gpu = !strcmp(kind, "cuda") || !strcmp(kind, "mlx");
+    imp_machine_default(gpu                       ? IMP_UNIT_GPU
+                        : !strcmp(kind, "coreml") ? IMP_UNIT_NPU
+                                                  : IMP_UNIT_CPU,
+                        d->name, &m);
+    imp_place_unit *u = add_unit(p, &m);
+    if (u) {
+        recall(a, p, u->learn, d->name);
+        const char *why = first_refusal(d, net->generate);
+        if (!why) why = first_refusal(d, net->embed);
+        u->can_export = d->ops->kv_export != NULL;
+        u->can_import = d->ops->kv_import != NULL;
+        if (why)
+            exclude(p, u, "%s", why);
+        else if (!wanted)
+            exclude(p, u, "--device %.60s was asked for", asked);
+        else if (!strcmp(kind, "ref") && !asked)
+            exclude(p, u, "the slow reference, used only with --device ref");
+    }
+    d->ops->close(d);
+    return IMP_OK;
+}
+
+static imp_status this_machine(app *a, plan *p, const imp_net *net)
+{
+    static const char *const more[] = {"cuda", "mlx", "coreml"};
+    const char *asked = opt_str(&a->opt, OPT_DEVICE);
+    imp_machine m[IMP_PLACE_UNITS];
+    size_t n = asked && !strncmp(asked, "sim:", 4) ? imp_profile_machines(asked + 4, m, IMP_PLACE_UNITS) : 0;
+    IMP_TRY(judge(a, p, net, "cpu"));
+    for (size_t i = 0; i < IMP_COUNT(more); i++) {
+        imp_error before = a->err;
+        if (judge(a, p, net, more[i]) != IMP_OK) a->err = before; /* not here */
+    }
+    IMP_TRY(judge(a, p, net, "ref"));
+    for (size_t i = 0; i < IMP_MIN(n, (size_t)IMP_PLACE_UNITS); i++) (void)add_unit(p, &m[i]);
+    return imp_host_read(&p->host, &a->err);
+}
+
+static imp_status assumed_machine(app *a, plan *p)
+{
+    imp_machine m[IMP_PLACE_UNITS];
+    size_t n = imp_profile_machines(p->assume, m, IMP_PLACE_UNITS);
+    if (n == 0)
+        return imp_fail_field(&a->err, IMP_NOT_FOUND, "assume",
+                              "there is no profile '%.60s'; 'impetus devices --profiles' lists them",
+                              p->assume);
+    for (size_t i = 0; i < IMP_MIN(n, (size_t)IMP_PLACE_UNITS); i++) {
+        imp_place_unit *u = add_unit(p, &m[i]);
+        double mem = m[i].f[IMP_F_MEM].v * 1e9;
+        if (u) u->n_ctx = UINT32_MAX; /* the assumed machine's memory, not this one's */
+        if (u && mem > 0 && (double)p->memory.weights > mem)
+            exclude(p, u, "the weights take %.1f GB, it has %.1f GB", (double)p->memory.weights * 1e-9,
+                    mem * 1e-9);
+    }
+    return IMP_OK;
+}
+
+static imp_status make_plan(app *a, const char *path, const imp_net *net, plan *p)
+{
+    imp_placer placer;
+    imp_status s = imp_engine_plan(a->engine, path, &p->memory, &a->err);
+    if (s != IMP_OK && s != IMP_NO_FIT) return s;
+    p->embed = net->generate == NULL;
+    imp_cost_build(p->embed ? net->embed : net->generate, IMP_F16, &p->cost);
+    IMP_TRY(p->assume ? assumed_machine(a, p) : this_machine(a, p, net));
+    for (uint32_t i = 0; i < p->n_unit && !p->assume; i++) {
+        imp_place_unit *u = &p->unit[i];
+        if (u->excluded) continue;
+        if (!p->memory.fits)
+            exclude(p, u, "does not fit: it takes %llu of %llu bytes available",
+                    (unsigned long long)p->memory.total, (unsigned long long)p->memory.available);
+        else if (p->prompt + p->gen > p->memory.largest_ctx &&
+                 (opt_set(&a->opt, OPT_PLAN_PROMPT) || opt_set(&a->opt, OPT_PLAN_GEN)))
+            exclude(p, u, "prompt and answer need %u tokens, the largest context that fits is %u",
+                    p->prompt + p->gen, p->memory.largest_ctx);
+    }
+    if (!p->assume && p->prompt + p->gen > p->memory.largest_ctx) { /* nobody asked for that much */
+        p->prompt = IMP_MAX(p->memory.largest_ctx / 2, 1u);
+        p->gen = IMP_MAX(p->memory.largest_ctx / 4, 1u);
+    }
+    imp_placer_init(&placer);
+    const char *policy = opt_str(&a->opt, OPT_POLICY);
+    if (policy) (void)imp_policy_from_name(policy, &placer.policy);
+    if (opt_set(&a->opt, OPT_WATT_CAP)) placer.watt_cap = a->opt.v[OPT_WATT_CAP].f;
+    imp_place_request r = {.cost = &p->cost,
+                           .embed = p->embed,
+                           .n_prompt = p->prompt,
+                           .n_gen = p->gen,
+                           .n_need = p->prompt + p->gen,
+                           .chunk = CHUNK};
+    imp_place(&placer, &r, p->unit, p->n_unit, &p->choice);
+    return IMP_OK;
+}
+
+/* ---- output ------------------------------------------------------------------------------------------- */
+
+static bool is_sim(const plan *p, const imp_candidate *c)
+{
+    return p->simulated[c->prefill] || p->simulated[c->decode];
+}
+
+/* Pairs with a unit that is out anyway say nothing new. */
+static bool worth_printing(const plan *p, const imp_candidate *c)
+{
+    return c->prefill == c->decode ||
+           (!p->unit[c->prefill].excluded && !p->unit[c->decode].excluded && !p->embed);
+}
+
+static json_t *number(const imp_candidate *c, double v)
+{
+    return c->excluded ? json_null() : app_json_round(v, 6);
+}
+
+static json_t *candidate_json(const plan *p, const imp_candidate *c)
+{
+    json_t *interval =
+        c->excluded ? json_null()
+                    : json_pack("[o, o]", app_json_round(c->lo_s * 1e3, 6), app_json_round(c->hi_s * 1e3, 6));
+    json_t *o =
+        json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "prefill", p->unit[c->prefill].name,
+                  "decode", p->unit[c->decode].name, "ttft_ms", number(c, c->ttft_s * 1e3), "tpot_ms",
+                  number(c, c->tpot_s * 1e3), "interval", interval, "bound",
+                  c->excluded ? json_null() : json_string(imp_bound_name(c->prefill_bound)), "decode_bound",
+                  c->excluded ? json_null() : json_string(imp_bound_name(c->decode_bound)), "joules",
+                  c->excluded || c->joules < 0 ? json_null() : app_json_round(c->joules, 4), "excluded",
+                  c->excluded ? json_string(c->excluded) : json_null());
+    if (is_sim(p, c)) json_object_set_new(o, "simulated", json_string("SIMULATED"));
+    return o;
+}
+
+static json_t *plan_json(const plan *p, const char *path)
+{
+    const imp_memory *m = &p->memory;
+    json_t *list = json_array();
+    int chosen = -1;
+    for (uint32_t i = 0; i < p->choice.n_cand; i++) {
+        const imp_candidate *c = &p->choice.cand[i];
+        if (!worth_printing(p, c)) continue;
+        if ((int)i == p->choice.chosen) chosen = (int)json_array_size(list);
+        json_array_append_new(list, candidate_json(p, c));
+    }
+    for (uint32_t i = 0; i < p->host.n_other; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:s}", "prefill",
+                                              p->host.other[i].name, "decode", p->host.other[i].name,
+                                              "ttft_ms", "tpot_ms", "interval", "bound", "joules", "excluded",
+                                              p->host.other[i].reason));
+    json_t *doc = json_pack(
+        "{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:b, s:I, s:{s:i, s:i, s:i}, s:b, s:o, s:o}", "model", path,
+        "memory", "weights", (json_int_t)m->weights, "kv", (json_int_t)m->kv, "scratch",
+        (json_int_t)m->scratch, "other", (json_int_t)m->other, "total", (json_int_t)m->total, "available",
+        (json_int_t)m->available, "fits", m->fits, "largest_ctx", (json_int_t)m->largest_ctx, "request",
+        "prompt", (int)p->prompt, "gen", (int)p->gen, "batch", (int)p->batch, "calibrated", p->calibrated,
+        "candidates", list, "chosen", chosen >= 0 ? json_integer(chosen) : json_null());
+    if (p->assume && doc) json_object_set_new(doc, "assume", json_string(p->assume));
+    return doc;
+}
+
+static void candidate_human(const plan *p, const imp_candidate *c, bool chosen)
+{
+    char pair[140];
+    if (c->prefill == c->decode)
+        snprintf(pair, sizeof pair, "%s", p->unit[c->prefill].name);
+    else
+        snprintf(pair, sizeof pair, "%s > %s", p->unit[c->prefill].name, p->unit[c->decode].name);
+    if (c->excluded) {
+        printf("  %-44s%s\n", pair, c->excluded);
+        return;
+    }
+    printf("  %-44s%10.2f%10.3f  %9.1f - %-9.1f %-8s%-8s", pair, c->ttft_s * 1e3, c->tpot_s * 1e3,
+           c->lo_s * 1e3, c->hi_s * 1e3, imp_bound_name(c->prefill_bound), imp_bound_name(c->decode_bound));
+    if (c->joules >= 0)
+        printf("%8.2f", c->joules);
+    else
+        printf("%8s", "-");
+    printf("%s%s\n", is_sim(p, c) ? "  SIMULATED" : "", chosen ? "  chosen" : "");
+}
+
+static void plan_human(const plan *p, const char *path)
+{
+    const imp_memory *m = &p->memory;
+    const uint64_t v[] = {m->weights, m->kv, m->scratch, m->other, m->total, m->available};
+    static const char *const name[] = {"weights", "kv cache", "scratch", "other", "total", "available"};
+    char text[32];
+    printf("%s\n\n", path);
+    for (size_t i = 0; i < IMP_COUNT(v); i++)
+        printf("  %-16s%16llu bytes  %10s\n", name[i], (unsigned long long)v[i], app_size_text(v[i], text));
+    printf("\n  %s; the largest context that fits is %u tokens\n\n", m->fits ? "fits" : "does NOT fit",
+           m->largest_ctx);
+    printf("  prompt %u, generated %u, %u at once%s\n", p->prompt, p->gen, p->batch,
+           p->assume        ? "; SIMULATED from published numbers, give or take the range"
+           : !p->calibrated ? "; not calibrated, so only a rough guess: run 'impetus calibrate'"
+                            : "");
+    printf("  %-44s%10s%10s  %-21s %-16s%8s\n", "device (prefill > decode)", "ttft ms", "tpot ms",
+           "whole, 90 % interval", "bound by", "joules");
+    for (uint32_t i = 0; i < p->choice.n_cand; i++)
+        if (worth_printing(p, &p->choice.cand[i]))
+            candidate_human(p, &p->choice.cand[i], (int)i == p->choice.chosen);
+    for (uint32_t i = 0; i < p->host.n_other; i++)
+        printf("  %-44s%s\n", p->host.other[i].name, p->host.other[i].reason);
+}
+
+app_result cmd_plan(app *a)
+{
+    const char *path;
+    imp_net *net = NULL;
+    plan *p = imp_arena_alloc(a->arena, sizeof *p);
+    if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS, sizeof *p->learn)))
+        return app_failed(a, "out of memory");
+    if (opt_set(&a->opt, OPT_PLAN_BATCH)) {
+        if (a->opt.v[OPT_PARALLEL].explicit_ &&
+            opt_u32(&a->opt, OPT_PARALLEL) != opt_u32(&a->opt, OPT_PLAN_BATCH))
+            return app_usage(a, "--batch and --parallel mean the same here; give one of them");
+        a->opt.v[OPT_PARALLEL] = a->opt.v[OPT_PLAN_BATCH];
+    }
+    p->assume = opt_str(&a->opt, OPT_ASSUME);
+    p->prompt = opt_set(&a->opt, OPT_PLAN_PROMPT) ? opt_u32(&a->opt, OPT_PLAN_PROMPT) : DEFAULT_PROMPT;
+    p->gen = opt_set(&a->opt, OPT_PLAN_GEN) ? opt_u32(&a->opt, OPT_PLAN_GEN) : DEFAULT_GEN;
+    p->batch = opt_set(&a->opt, OPT_PLAN_BATCH) ? opt_u32(&a->opt, OPT_PLAN_BATCH) : 1;
+    if (app_model_path(a->arg[0], &path, &a->err) != IMP_OK || app_engine(a) != IMP_OK) return APP_FAILED;
+    if (imp_net_open(path, opt_u32(&a->opt, OPT_CTX), &net, &a->err) != IMP_OK) return APP_FAILED;
+    imp_status s = make_plan(a, path, net, p);
+    imp_net_close(net);
+    if (s != IMP_OK) return APP_FAILED;
+    app_result r = APP_OK;
+    if (opt_on(&a->opt, OPT_JSON))
+        r = app_print_json(a, plan_json(p, path));
+    else
+        plan_human(p, path);
+    a->err = (imp_error){0};
+    return r;
+}
