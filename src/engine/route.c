@@ -13,9 +13,30 @@ static const double LEARN_EVERY_S = 0.0005; /* computed time between lessons: ke
 
 /* ---- how the units stand -------------------------------------------------------------------------- */
 
-/* place_lock held. NULL: the unit may be used. */
-static const char *why_not(const imp_unit *u, const imp_instance *x, const char *require)
+static bool has_npu(const imp_engine *e)
 {
+    bool any = false;
+    for (uint32_t i = 0; i < e->n_unit; i++) any = any || e->unit[i]->learn.machine.kind == IMP_UNIT_NPU;
+    return any;
+}
+
+/* What the settings rule out, whatever was measured. */
+static const char *ruled_out(const imp_unit *u, const imp_cost *c, bool embed)
+{
+    const imp_engine_config *s = &u->engine->config;
+    bool npu = u->learn.machine.kind == IMP_UNIT_NPU;
+    if (npu && s->max_npu_model_mb != 0 && c->weight_bytes > 1e6 * s->max_npu_model_mb)
+        return "the model is larger than max_npu_model_mb allows";
+    if (embed && npu && s->embeddings_on_npu < 0) return "embeddings_on_npu is off";
+    if (embed && !npu && s->embeddings_on_npu > 0 && has_npu(u->engine)) return "embeddings_on_npu is on";
+    return NULL;
+}
+
+/* place_lock held. NULL: the unit may be used. */
+static const char *why_not(const imp_unit *u, const imp_instance *x, const imp_place_request *r)
+{
+    const char *require = r->only, *rule = ruled_out(u, r->cost, r->embed);
+    if (rule != NULL && u->engine->n_unit > 1) return rule;
     bool asked = require != NULL && strcmp(require, u->device->name) == 0;
     if (u->failed_ns != 0 && u->engine->n_unit > 1) {
         uint64_t rest = (uint64_t)FAIL_REST_S * 1000000000u << IMP_MIN(u->n_fail, 6u);
@@ -37,7 +58,7 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
         const imp_device_ops *ops = u->device->ops;
         out[i] = (imp_place_unit){.name = u->device->name,
                                   .learn = &u->learn,
-                                  .excluded = why_not(u, x, r->only),
+                                  .excluded = why_not(u, x, r),
                                   .n_ctx = x->fit.n_ctx,
                                   .can_export = ops->kv_export != NULL,
                                   .can_import = ops->kv_import != NULL,
