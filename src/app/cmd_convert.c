@@ -2,8 +2,8 @@
  * from the source.
  *
  * Idea:    --verify runs the package by the evaluator of ML Programs in half precision and the source on the CPU, on the
- *          same texts. For encoders the loss is 1 - the mean rank correlation of every text's similarities to the others;
- *          for decoders 1 - the cosine of keys and values is not asked of the CPU device, so only ranges are checked.
+ *          same texts. The loss is 1 - the mean rank correlation of every text's similarities to the others. Of decoders,
+ *          which give keys and values, only the range of numbers is looked at.
  * Claims:  what would run on the ANE is predicted; no number here comes from one. */
 #include <math.h>
 #include <stdlib.h>
@@ -111,7 +111,7 @@ static imp_status source_vectors(conversion *c)
 {
     uint32_t longest = 0, dim = c->net->cfg.embed_dim;
     imp_device *dev;
-    imp_exec *x;
+    imp_exec *x = NULL;
     for (uint32_t i = 0; i < c->n_text; i++) longest = IMP_MAX(longest, (uint32_t)c->text[i].n);
     imp_limits lim = {.max_tok = longest, .max_seq = 1, .max_out = 1, .max_ctx = longest};
     IMP_TRY(imp_dev_open("cpu", opt_u32(&c->a->opt, OPT_THREADS), &dev, &c->a->err));
@@ -119,7 +119,6 @@ static imp_status source_vectors(conversion *c)
     int32_t *pos = imp_sys_malloc(longest * sizeof *pos);
     if (s == IMP_OK && pos == NULL) s = imp_fail(&c->a->err, IMP_NOMEM, "out of memory");
     for (uint32_t i = 0; i < longest && s == IMP_OK; i++) pos[i] = (int32_t)i;
-    bool compiled = s == IMP_OK || pos == NULL;
     for (uint32_t i = 0; i < c->n_text && s == IMP_OK; i++) {
         imp_batch_seq seq = {.n_tok = (uint32_t)c->text[i].n};
         imp_batch b = {.n_tok = seq.n_tok, .n_seq = 1, .token = c->text[i].id, .pos = pos, .seq = &seq};
@@ -128,7 +127,7 @@ static imp_status source_vectors(conversion *c)
         if (s == IMP_OK) memcpy(c->want + (size_t)i * dim, v, dim * sizeof *v);
     }
     imp_sys_free(pos);
-    if (compiled && s != IMP_NOMEM) dev->ops->exec_free(x);
+    if (x != NULL) dev->ops->exec_free(x);
     dev->ops->close(dev);
     return s;
 }
