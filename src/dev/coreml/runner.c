@@ -156,8 +156,9 @@ const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_
 /* Scores with the mask on them are large on purpose. */
 static bool is_masked(const imp_mil_func *f, uint32_t op)
 {
-    return op + 1 < f->n_op && strcmp(f->op[op].type, "add") == 0 &&
-           strcmp(f->op[op + 1].type, "softmax") == 0;
+    uint32_t next = op + 1;
+    while (next < f->n_op && strcmp(f->op[next].type, "const") == 0) next++;
+    return next < f->n_op && strcmp(f->op[op].type, "add") == 0 && strcmp(f->op[next].type, "softmax") == 0;
 }
 
 void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
