@@ -68,6 +68,21 @@ static const struct {
     {"GET", "/api/version", NULL, 200},
     {"GET", "/api/tags", NULL, 200},
     {"GET", "/api/hardware", NULL, 200},
+    {"GET", "/api/receipts/last", NULL, 200},
+    {"GET", "/api/receipts/17", NULL, 200},
+    {"GET", "/api/receipts/999999", NULL, 404},
+    {"GET", "/api/receipts/-1", NULL, 404},
+    {"GET", "/api/receipts/99999999999999999999999", NULL, 404},
+    {"GET", "/api/explain/last", NULL, 200},
+    {"GET", "/api/explain/x", NULL, 404},
+    {"POST", "/api/plan", "{\"model\":\"fake\",\"prompt\":100,\"gen\":10}", 200},
+    {"POST", "/api/plan", "{\"model\":\"fake\",\"prompt\":100000}", 507},
+    {"POST", "/api/plan", "{\"model\":\"none\"}", 404},
+    {"POST", "/api/plan", "{\"prompt\":0}", 400},
+    {"POST", "/api/plan", "[]", 400},
+    {"POST", COMP, "{\"prompt\":\"x\",\"max_tokens\":2,\"impetus\":{\"receipt\":1}}", 400},
+    {"POST", COMP, "{\"prompt\":\"x\",\"max_tokens\":2,\"impetus\":{\"require\":\"\"}}", 400},
+    {"POST", COMP, "{\"prompt\":\"x\",\"max_tokens\":2,\"impetus\":{\"wish\":true}}", 400},
     {"POST", CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":2}", 200},
     {"POST", COMP, "{\"prompt\":\"x\",\"max_tokens\":2}", 200},
     {"POST", "/v1/embeddings", "{\"input\":\"x\"}", 200},
@@ -97,6 +112,29 @@ static void endpoints_answer(void **state)
         }
         free(a.body);
     }
+}
+
+/* The answer carries what the engine says of that very request, streamed or not. */
+static void receipts(void **state)
+{
+    (void)state;
+    static const char *const body[] = {
+        "{\"prompt\":\"x\",\"max_tokens\":2,\"impetus\":{\"receipt\":true}}",
+        "{\"prompt\":\"x\",\"max_tokens\":2,\"stream\":true,\"impetus\":{\"receipt\":true}}",
+        "{\"prompt\":\"x\",\"max_tokens\":2,\"n\":2,\"impetus\":{\"receipt\":true}}"};
+    static const char *const need[] = {
+        "\"impetus\":{\"receipt\":{\"id\":", "\"impetus\":{\"receipt\":{\"id\":",
+        "\"impetus\":{\"receipt\":[{\"id\":"};
+    for (size_t i = 0; i < IMP_COUNT(body); i++) {
+        answer a = post(g_port, COMP, body[i]);
+        assert_int_equal(a.status, 200);
+        assert_non_null(strstr(a.body, need[i]));
+        assert_null(strstr(a.body, "\"id\":0"));
+        free(a.body);
+    }
+    answer a = post(g_port, COMP, "{\"prompt\":\"x\",\"max_tokens\":2}");
+    assert_null(strstr(a.body, "impetus\":{"));
+    free(a.body);
 }
 
 static void foreign_host_is_refused(void **state)
@@ -188,7 +226,11 @@ static void methods(void **state)
 {
     (void)state;
     for (size_t i = 0; i < N_ENDPOINT; i++) {
-        bool known = g_endpoint[i].status == 200 || strcmp(g_endpoint[i].path, "/v1/models/none") == 0;
+        static const char *const may_refuse[] = {"/v1/models/none", "/api/receipts/", "/api/explain/",
+                                                 "/api/plan", COMP};
+        bool known = g_endpoint[i].status == 200;
+        for (size_t k = 0; k < IMP_COUNT(may_refuse); k++)
+            known = known || strncmp(g_endpoint[i].path, may_refuse[k], strlen(may_refuse[k])) == 0;
         bool is_post = strcmp(g_endpoint[i].method, "POST") == 0;
         static const char *const method[] = {"GET",    "HEAD",  "POST",    "PUT",
                                              "DELETE", "PATCH", "OPTIONS", "BREW"};
@@ -638,6 +680,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(endpoints_answer),
+        cmocka_unit_test(receipts),
         cmocka_unit_test(foreign_host_is_refused),
         cmocka_unit_test(foreign_origin_is_refused),
         cmocka_unit_test(methods),
