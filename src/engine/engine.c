@@ -45,6 +45,7 @@ static void let_go(imp_unit *u)
         imp_instance *x = &m->inst[u->index];
         if (!(m->leaving || e->quit) || x->sched == NULL) continue;
         gone[n_gone++] = *x;
+        m->n_going++;
         *x = (imp_instance){.unit = u, .model = m};
     }
     imp_mutex_unlock(e->lock);
@@ -56,7 +57,8 @@ static void let_go(imp_unit *u)
         imp_model *m = e->model[i];
         bool mine = false;
         for (size_t k = 0; k < n_gone; k++) mine = mine || gone[k].model == m;
-        if (mine && !instances_left(m))
+        if (mine) m->n_going--;
+        if (mine && m->n_going == 0 && !instances_left(m))
             empty[n_empty++] = m;
         else
             e->model[kept++] = m;
@@ -133,6 +135,7 @@ static imp_status choose_policy(imp_engine *e, imp_error *err)
 static imp_status start(imp_engine *e, imp_error *err)
 {
     imp_status s = imp_mutex_new(&e->lock);
+    if (s == IMP_OK) s = imp_mutex_new(&e->open_lock);
     if (s == IMP_OK) s = imp_mutex_new(&e->place_lock);
     if (s == IMP_OK) s = imp_mutex_new(&e->record_lock);
     if (s == IMP_OK) s = imp_cond_new(&e->left);
@@ -191,6 +194,7 @@ void imp_engine_free(imp_engine *e)
     imp_store_close(e->store);
     imp_cond_free(e->left);
     imp_mutex_free(e->lock);
+    imp_mutex_free(e->open_lock);
     imp_mutex_free(e->place_lock);
     imp_mutex_free(e->record_lock);
     imp_sys_free(e);

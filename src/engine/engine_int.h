@@ -3,7 +3,8 @@
  * Idea:    an engine has units (a device, its scheduler thread, what it learned); a model has an instance on each unit
  *          that may serve it (compiled graphs and a scheduler). One unit is the common case and takes no decisions.
  * Threads: engine.lock guards the lists, instances' existence and moves of jobs; place_lock the placer and what was
- *          learned; a unit's device_lock its device. Order: device_lock, lock, place_lock or a scheduler's own. */
+ *          learned and, with engine.lock, changes of instances; a unit's device_lock its device. Order: open_lock,
+ *          device_lock, lock, place_lock or a scheduler's own. */
 #ifndef IMP_ENGINE_INT_H
 #define IMP_ENGINE_INT_H
 
@@ -60,6 +61,7 @@ struct imp_model {
     imp_cost cost_generate, cost_embed;
     double mean_gen; /* tokens an answer has, smoothed; place_lock */
     bool leaving;    /* to be taken out by the scheduler threads */
+    uint32_t n_going; /* instances taken out that are not freed yet; engine.lock */
 };
 
 /* What is remembered of a request: the choice and what came of it. */
@@ -99,6 +101,7 @@ struct imp_engine {
     bool quit;
     _Atomic uint64_t next_id;
     imp_stats past; /* of models that were unloaded */
+    imp_mutex *open_lock; /* one instance is opened at a time */
     imp_mutex *place_lock;
     imp_placer placer;
     imp_mutex *record_lock;

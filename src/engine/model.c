@@ -111,8 +111,9 @@ static uint64_t held_elsewhere(const imp_model *m, const imp_unit *u)
     return n;
 }
 
-imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err)
+static imp_status open_instance(imp_model *m, imp_unit *u, imp_error *err)
 {
+    if (m->inst[u->index].sched != NULL) return IMP_OK;
     imp_fit_want want = imp_engine_want(u->engine);
     if (u->device->ops->mem_free != NULL && u->engine->config.mem_bytes == 0) {
         want.mem_bytes = u->device->ops->mem_free(u->device);
@@ -125,16 +126,26 @@ imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err)
     imp_instance *at = &m->inst[u->index];
     imp_status s = compile(&x, &want, &why);
     imp_mutex_lock(u->engine->lock);
+    imp_mutex_lock(u->engine->place_lock);
     if (s == IMP_OK) {
         *at = x;
     } else {
         *at = (imp_instance){.unit = u, .model = m};
         (void)snprintf(at->why_not, sizeof at->why_not, "%.*s", (int)sizeof at->why_not - 1, why.text);
     }
+    imp_mutex_unlock(u->engine->place_lock);
     imp_mutex_unlock(u->engine->lock);
     if (s == IMP_OK) return IMP_OK;
     imp_instance_free(&x);
     if (err != NULL) *err = why;
+    return s;
+}
+
+imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err)
+{
+    imp_mutex_lock(u->engine->open_lock);
+    imp_status s = open_instance(m, u, err);
+    imp_mutex_unlock(u->engine->open_lock);
     return s;
 }
 

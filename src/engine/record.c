@@ -15,6 +15,8 @@ imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id
     if (rec == NULL) return NULL;
     rec->id = id;
     (void)snprintf(rec->model, sizeof rec->model, "%.63s", m->id);
+    size_t n_name = strlen(rec->model); /* a cut must not leave part of a character */
+    rec->model[n_name - imp_utf8_incomplete_tail(rec->model, n_name)] = '\0';
     rec->kind = r->kind;
     rec->at = (int64_t)time(NULL);
     for (size_t i = 0; i < r->n_input; i++) rec->n_prompt += (uint32_t)r->n_ids[i];

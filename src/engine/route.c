@@ -204,15 +204,21 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     imp_mutex_lock(e->place_lock);
     imp_place_request p = describe(m, r);
     imp_route_choose(m, &p, &c);
+    bool refused = c.chosen < 0 && r->require != NULL;
+    imp_status s =
+        refused ? refuse(m, r, &c, err) : IMP_OK; /* while no reason changes, as for the record's copies */
+    imp_record *rec = refused ? NULL : imp_record_new(m, r, id, &c);
     imp_mutex_unlock(e->place_lock);
-    if (c.chosen < 0 && r->require != NULL) return refuse(m, r, &c, err);
+    if (refused) return s;
     imp_instance *x = &m->inst[c.chosen < 0 ? m->home : c.cand[c.chosen].prefill];
-    if (x->sched == NULL) return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
-    imp_record *rec = imp_record_new(m, r, id, &c);
+    if (x->sched == NULL) {
+        imp_sys_free(rec);
+        return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
+    }
     if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
     rec->decide_ns = imp_now_ns() - t0;
     bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
-    imp_status s = imp_sched_submit_tagged(x->sched, r, id, rec, split, err);
+    s = imp_sched_submit_tagged(x->sched, r, id, rec, split, err);
     if (s != IMP_OK) {
         imp_sys_free(rec);
         return s;
@@ -283,6 +289,17 @@ static bool on_prefilled(void *user, struct job *j)
     return false;
 }
 
+/* Compile the model for unit `to`, from inside a step of x's unit, whose device has failed and computes nothing now: its
+ * lock is let go meanwhile, for the other unit may be opening an instance here. */
+static bool open_there(imp_instance *x, uint32_t to)
+{
+    if (x->model->inst[to].why_not[0] != '\0') return false;
+    imp_mutex_unlock(x->unit->device_lock);
+    imp_status s = imp_instance_open(x->model, x->model->engine->unit[to], NULL);
+    imp_mutex_lock(x->unit->device_lock);
+    return s == IMP_OK;
+}
+
 /* The device has failed under a job: where to now? Tries the choice again without it, then any unit at all. */
 static bool on_stranded(void *user, struct job *j, const imp_error *err)
 {
@@ -314,9 +331,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
     for (uint32_t k = 0; k < n; k++) {
         uint32_t to = order[k];
         if (to == x->unit->index) continue;
-        if (m->inst[to].sched == NULL && m->inst[to].why_not[0] == '\0' &&
-            imp_instance_open(m, e->unit[to], NULL) != IMP_OK)
-            continue;
+        if (m->inst[to].sched == NULL && !open_there(x, to)) continue;
         (void)snprintf(rec->fallback, sizeof rec->fallback, "%.40s failed: %.90s", x->unit->device->name,
                        err->text);
         uint32_t before[2] = {rec->device[0], rec->device[1]};

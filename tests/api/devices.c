@@ -268,6 +268,27 @@ static void required_device(void **state)
     rig_free(&r);
 }
 
+/* The engine ends while every unit still computes: each request gets its one final event, and the unit that is done
+ * first does not take the model away from the others. */
+static void quitting_under_load(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    for (int round = 0; round < 15; round++) {
+        rig r = rig_new("cpu,sim:apple-m3-max/gpu", NULL);
+        static answer a[N];
+        for (int i = 0; i < N; i++) {
+            answer_init(&a[i]);
+            ask(&r, &a[i], i % 3 == 0 ? "cpu0" : NULL, (uint64_t)i, IMP_OK);
+        }
+        rig_free(&r);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(a[i].n_done, 1);
+            answer_deinit(&a[i]);
+        }
+    }
+}
+
 static void cancel_reaches_every_unit(void **state)
 {
     (void)state;
@@ -347,6 +368,7 @@ int main(void)
         cmocka_unit_test(all_dead_is_an_error),
         cmocka_unit_test(required_device),
         cmocka_unit_test(cancel_reaches_every_unit),
+        cmocka_unit_test(quitting_under_load),
         cmocka_unit_test(store_survives),
         cmocka_unit_test(bad_devices),
     };
