@@ -188,7 +188,6 @@ IMP_INLINE void p_tile(struct p_job *job, uint32_t nx, struct p_type t, p_unit_f
                 uint32_t u = t.halves ? (c & 4) + (c >> 1 & 1) + 2 * h : c + h;
                 if (n_unit == 2 && b + u >= j.n_block) break;
                 if (nx == 1) {
-                    IMP_UNROLL
                     for (uint32_t l = 0; l < t.words * P_DW / n_unit; l += 64)
                         __builtin_prefetch(w + (c + h) * (t.words * P_DW / n_unit) + 4096 + l);
                 }
