@@ -1,6 +1,7 @@
 /* base/machine.c - what the operating system says of memory and cores. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <pthread.h>
@@ -123,3 +124,10 @@ void imp_sys_pin_thread(uint32_t core)
     (void)core;
 } /* no such call: the system places threads */
 #endif
+
+uint32_t imp_sys_max_files(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return 256; /* the least that systems of today give */
+    return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
+}

@@ -176,6 +176,14 @@ static void get_stats(void *user, imp_api_http_stats *out)
     out->n_slow = atomic_load(&h->n_slow);
 }
 
+/* As asked, but some descriptors stay for everything else: connections that only wait must not stop the program. */
+static unsigned connection_limit(const imp_http_config *c)
+{
+    enum { OTHERS = 64 };
+    uint32_t files = imp_sys_max_files(), want = c->max_connections ? c->max_connections : 1024;
+    return files > 2 * OTHERS ? IMP_MIN(want, files - OTHERS) : IMP_MIN(want, files / 2);
+}
+
 static struct MHD_Daemon *start_daemon(imp_http *h, const imp_http_config *c)
 {
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME;
@@ -184,8 +192,7 @@ static struct MHD_Daemon *start_daemon(imp_http *h, const imp_http_config *c)
     return MHD_start_daemon(flags, 0, NULL, NULL, http_on_request, h, MHD_OPTION_LISTEN_SOCKET, h->listen_fd,
                             MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, NULL,
                             MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, h, MHD_OPTION_CONNECTION_LIMIT,
-                            (unsigned)(c->max_connections ? c->max_connections : 1024),
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)IMP_HTTP_POOL,
+                            connection_limit(c), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)IMP_HTTP_POOL,
                             MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(c->idle_s ? c->idle_s : 60),
                             MHD_OPTION_END);
 }

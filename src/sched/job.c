@@ -51,9 +51,9 @@ static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
         for (size_t i = 0; i < j->r.n_stop; i++)
             j->cap_token = IMP_MAX(j->cap_token, strlen(j->r.stop[i]) + 64);
         j->token = imp_arena_array(a, j->cap_token, sizeof *j->token);
-        j->token_end = imp_arena_array(a, j->cap_token, sizeof *j->token_end);
+        j->token_at = imp_arena_array(a, j->cap_token, sizeof *j->token_at);
         j->top = imp_arena_array(a, j->cap_token * IMP_MAX(1u, j->r.n_logprobs), sizeof *j->top);
-        if (j->token == NULL || j->token_end == NULL || j->top == NULL) return IMP_NOMEM;
+        if (j->token == NULL || j->token_at == NULL || j->top == NULL) return IMP_NOMEM;
     }
     return j->ids == NULL || j->block == NULL ? IMP_NOMEM : IMP_OK;
 }
@@ -103,12 +103,14 @@ void imp_job_free(job *j)
     imp_sys_free(j);
 }
 
-/* Hand out the first n held bytes, with the tokens that end in them (all tokens when last). */
+/* Hand out the first n held bytes, with the tokens that have a part in them or need no more (all tokens when last). */
 static void release(job *j, size_t n, bool last)
 {
     uint64_t end = j->n_released + n;
     size_t n_token = 0;
-    while (n_token < j->n_token && (last || j->token_end[n_token] <= end)) n_token++;
+    while (n_token < j->n_token &&
+           (last || j->token_at[n_token].from < end || j->token_at[n_token].to <= end))
+        n_token++;
     if (n == 0 && n_token == 0) return;
     imp_event ev = {.kind = IMP_EVENT_TEXT,
                     .text = j->stop.held.data != NULL ? j->stop.held.data : "",
@@ -123,7 +125,7 @@ static void release(job *j, size_t n, bool last)
     if (n_token > 0) {
         j->n_token -= n_token;
         memmove(j->token, j->token + n_token, j->n_token * sizeof *j->token);
-        memmove(j->token_end, j->token_end + n_token, j->n_token * sizeof *j->token_end);
+        memmove(j->token_at, j->token_at + n_token, j->n_token * sizeof *j->token_at);
         memmove(j->top, j->top + n_token * j->r.n_logprobs, j->n_token * j->r.n_logprobs * sizeof *j->top);
     }
 }
@@ -131,14 +133,16 @@ static void release(job *j, size_t n, bool last)
 bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end)
 {
     j->ids[j->n_ids++] = id;
-    if (is_end) return false;                                             /* the end token has no text */
+    if (is_end) return false; /* the end token has no text */
+    uint64_t from = j->n_released + j->stop.held.n;
     if (j->detok.t != NULL) imp_detok_push(&j->detok, id, &j->stop.held); /* no tokenizer: no text */
     if (j->r.want_logprobs && j->n_token < j->cap_token) {
         size_t i = j->n_token++;
         j->token[i].id = id;
         j->token[i].logprob =
             imp_logprobs(scratch, logits, id, j->top + i * j->r.n_logprobs, j->r.n_logprobs);
-        j->token_end[i] = j->n_released + j->stop.held.n;
+        j->token_at[i].from = from;
+        j->token_at[i].to = j->n_released + j->stop.held.n;
     }
     size_t n;
     bool stopped = imp_stop_scan(&j->stop, &n);

@@ -30,7 +30,9 @@ typedef struct job {
     uint64_t n_released;   /* bytes handed out so far */
     imp_token_prob *token; /* [cap_token] tokens not handed out yet, when logprobs are wanted */
     imp_token_prob *top;   /* [cap_token * n_logprobs] */
-    uint64_t *token_end;   /* [cap_token] byte at which the token's text ends */
+    struct {
+        uint64_t from, to;
+    } * token_at; /* [cap_token] bytes of the whole text that are the token's */
     size_t n_token, cap_token;
 
     /* EMBED */

@@ -141,7 +141,7 @@ static int32_t argmax(const float *logit, uint32_t n)
     int32_t best = -1;
     for (uint32_t i = 0; i < n; i++)
         if (!isnan(logit[i]) && (best < 0 || logit[i] > logit[best])) best = (int32_t)i;
-    return best < 0 ? 0 : best;
+    return best;
 }
 
 /* The k best in order by a bounded heap: cand[0] is the worst one kept. */
@@ -210,6 +210,7 @@ int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *lo
     memcpy(w->logit, logits, w->n_vocab * sizeof *logits);
     penalise(p, w, ids, n_ids, n_prompt);
     int32_t best = argmax(w->logit, w->n_vocab);
+    if (best < 0 || w->logit[best] == -INFINITY) return -1;
     float max = w->logit[best];
     if (p->temperature <= 0 || p->top_k == 1 || !isfinite(max)) return best;
 
@@ -242,7 +243,8 @@ int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *lo
 
 float imp_logprobs(imp_sampler_scratch *w, const float *logits, int32_t id, imp_token_prob *top, size_t n)
 {
-    float max = logits[argmax(logits, w->n_vocab)];
+    int32_t best = argmax(logits, w->n_vocab);
+    float max = best < 0 ? 0 : logits[best];
     double sum = 0;
     for (uint32_t i = 0; i < w->n_vocab; i++)
         if (!isnan(logits[i])) sum += exp((double)logits[i] - max);

@@ -28,7 +28,7 @@ void imp_sampler_init(imp_sampler *s, const imp_sampling *p);
 /* The next token. logits: [n_vocab], read only. ids: the sequence so far, of which the first n_prompt came from the
  * request (the repetition penalty looks at all, presence and frequency at what was generated).
  * Order: penalties and bias, top-k, top-p, min-p, temperature, draw. temperature 0: the largest, lowest id on a tie.
- * NaN logits are never chosen. */
+ * NaN logits are never chosen. -1: there is nothing to choose, every token is banned or NaN. */
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *scratch, const float *logits,
                          const int32_t *ids, size_t n_ids, size_t n_prompt);
 

@@ -151,6 +151,14 @@ static bool is_end(const imp_net_config *cfg, const job *j, int32_t id)
 static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
 {
     int32_t id = imp_sampler_next(&j->sampler, &s->scratch, logits, j->ids, j->n_ids, j->n_prompt);
+    if (id < 0) {
+        imp_error err;
+        (void)imp_fail(&err, j->r.sampling.n_bias > 0 ? IMP_INVALID : IMP_DEVICE,
+                       j->r.sampling.n_bias > 0 ? "logit_bias leaves no token to choose"
+                                                : "the model's outputs are no numbers");
+        imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
+        return;
+    }
     t->n_generated++;
     if (j->t_first == 0) j->t_first = imp_now_ns();
     bool end = is_end(&s->c.net->cfg, j, id);

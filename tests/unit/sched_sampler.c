@@ -91,7 +91,7 @@ static void greedy_ties_nan_and_bias(void **state)
     imp_sampler sm;
     imp_sampler_init(&sm, &s);
     assert_int_equal(imp_sampler_next(&sm, &w, (float[]){1, 3, 3, 2, NAN}, NULL, 0, 0), 1);
-    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){NAN, NAN, NAN, NAN, NAN}, NULL, 0, 0), 0);
+    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){NAN, NAN, NAN, NAN, NAN}, NULL, 0, 0), -1);
     imp_logit_bias bias[] = {{1, -100}, {3, 1.5f}};
     s.bias = bias;
     s.n_bias = 2;
