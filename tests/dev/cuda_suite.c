@@ -1,7 +1,6 @@
 /* tests/dev/cuda_suite.c - the device suite on an NVIDIA GPU, and what only that device has; skipped where there is none.
  *
- * Bounds: linear: steps of up to 32 rows: 2^-16 of the sum of |x w| (x as two bf16), 2^-8 above 16 rows (x as one bf16),
- *         2^-11 more where scales are rounded to f16 (K types) or the type is kept as f16; larger steps: x and w as bf16,
+ * Bounds: linear: steps of up to 8 rows: 2^-16 of the sum of |x w| (x as two bf16), 2^-10 more where scales are rounded to f16 (K types) or the type is kept as f16; larger steps: x and w as bf16,
  *         2^-7. Attention with an f16 cache: q and the probabilities are f16, too. Elementwise: four times the CPU's. */
 #include "common.h"
 
@@ -19,7 +18,7 @@ static double gpu_linear_bound(imp_dtype t, uint32_t m, const float *x, const fl
     if (t == IMP_F32) return (double)(k + 16) * 1.2e-7 * terms;
     double own =
         t == IMP_BF16 || t == IMP_F16 || t == IMP_Q8_0 || t == IMP_Q4_0 ? 0x1p-16 : 0x1p-16 + 0x1p-10;
-    return (m > 32 ? own + 0x1p-7 : m > 16 ? own + 0x1p-8 : own) * terms + (double)k * 2.4e-7 * terms;
+    return (m > 8 ? own + 0x1p-7 : own) * terms + (double)k * 2.4e-7 * terms;
 }
 static void gpu_near(const float *a, const float *b, uint64_t n, double abs, double rel, const char *what)
 {
@@ -120,7 +119,8 @@ static void test_decode(void **state)
     check_decode((tiny){.head_dim = 64, .dtype = IMP_BF16}, 0.02);
     check_decode((tiny){.head_dim = 128, .n_head = 8, .n_kv_head = 1, .window = 50, .softcap = 15}, 5e-3);
     check_decode((tiny){.head_dim = 64, .n_head = 6, .n_kv_head = 2, .sinks = true, .dtype = IMP_Q8_0}, 0.02);
-    check_decode((tiny){.dtype = IMP_Q4_K, .n_expert = 4, .n_used = 2}, 0.02);
+    check_decode((tiny){.n_expert = 4, .n_used = 2},
+                 2e-3); /* 16-bit products would change who is routed where */
 }
 
 /* More memory than there is: a status with numbers, and the device goes on. */
@@ -141,7 +141,7 @@ static void test_out_of_memory(void **state)
     assert_true(cpu->ops->mem_free(cpu) > 0);
 }
 
-int main(void)
+int main(int argc, char **argv) /* argument: which of the tests at the end */
 {
     imp_device *d;
     imp_error err = {0};
@@ -155,6 +155,7 @@ int main(void)
         cmocka_unit_test(test_decode),
         cmocka_unit_test(test_out_of_memory),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     int failed = suite_main();
     return failed + cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -28,7 +28,7 @@ typedef struct cu_gemv {
     CU_PTR(const int32_t) expert; /* one a grid row, or NULL */
     uint64_t q_part, s_part;      /* bytes between two experts */
     uint32_t ldx, ldr, ldy, n, k, kpad, m, x_div;
-    uint32_t glu, act, normed, xvec;
+    uint32_t glu, act, normed, chunk; /* chunk: columns of x staged at a time, a multiple of 1024 */
     float eps, w_offset;
 } cu_gemv;
 

@@ -57,6 +57,7 @@ template <typename KV, int G> __device__ void attend(const cu_attn &a)
         float s[G] = {};
         uint64_t p = at(b0 + j);
         if (a.vec) {
+#pragma unroll 4
             for (uint32_t d = 0; d < hd; d += 8) {
                 float4 k0 = kv4(kc, p + d), k1 = kv4(kc, p + d + 4);
 #pragma unroll
@@ -98,7 +99,7 @@ template <typename KV, int G> __device__ void attend(const cu_attn &a)
         float o[G][4] = {};
         uint32_t d = d0 + lane * 4;
         if (d < hd) {
-#pragma unroll 4
+#pragma unroll 8
             for (uint32_t j = warp; j < n; j += 4) {
                 uint64_t p = at(b0 + j) + d;
                 float4 v = {0, 0, 0, 0};
@@ -163,7 +164,9 @@ template <typename KV, int G> __device__ void attend(const cu_attn &a)
         uint32_t g = x / hd, d = x % hd;
         const float *p = a.part + ((uint64_t)blockIdx.z * a.n_head + h0 + g) * a.n_split * stride;
         float m = -INFINITY, l = 0, o = 0, scale;
+#pragma unroll 4
         for (uint32_t s = 0; s < a.n_split; s++) m = fmaxf(m, __ldcg(p + s * stride + hd));
+#pragma unroll 4
         for (uint32_t s = 0; s < a.n_split; s++) {
             float ms = __ldcg(p + s * stride + hd), ls = __ldcg(p + s * stride + hd + 1);
             float c = ms == -INFINITY ? 0 : expf(ms - m);

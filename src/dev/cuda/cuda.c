@@ -63,6 +63,9 @@ static const char *cuda_refuses(const imp_device *d, const imp_graph *g, imp_val
     const imp_node *n = imp_graph_node(g, v);
     if (n->width > 1u << 30) return "rows are wider than 2^30 columns";
     if (n->op == IMP_OP_WEIGHT) return imp_cuda_weight_refusal(n->u.weight.part);
+    if (n->op == IMP_OP_MOE &&
+        (imp_graph_node(g, n->in[2])->width % 4 != 0 || imp_graph_node(g, n->in[4])->width % 4 != 0))
+        return "the experts' widths are no multiples of 4";
     if (n->op == IMP_OP_ATTN && n->u.attn.head_dim > 512) return "heads are larger than 512";
     return NULL;
 }
@@ -308,6 +311,7 @@ static cu_result find_gemv(cuda_device *d)
             char name[32];
             (void)snprintf(name, sizeof name, "gemv_%s_%d", type[t], rows[i]);
             r = d->cu->module_func(&d->fn.gemv[t][i], d->module[1], name);
+            if (r == CU_OK) r = d->cu->func_attr(d->fn.gemv[t][i], CU_FUNC_DYNAMIC_SMEM, 65536);
         }
     }
     return r;

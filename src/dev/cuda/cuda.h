@@ -15,7 +15,7 @@
 #include "dev/dev.h"
 
 /* Rows up to which a step runs the kernels of few rows. */
-enum { CUDA_FEW = 32, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
+enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
 #define CUDA_NONE UINT64_MAX
 
 /* X(field, module, symbol) */
@@ -156,7 +156,7 @@ typedef struct cuda_exec {
 
     uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes;
     uint64_t h_at[2], h_bytes, t16_at, t16_bytes, w16_at, w16_bytes, part_at, part_bytes, count_at,
-        count_bytes, lt_at, meta_at;
+        count_bytes, lt_at, meta_at, x32_at, x32_bytes;
     uint32_t attn_rows, max_split; /* rows an attention launch takes; splits of the longest sequence */
     cu_mem weights, kv, scratch;
     int32_t *meta; /* host, pinned */

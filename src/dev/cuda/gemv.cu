@@ -4,18 +4,20 @@
 //         straight from 16-byte loads; the order of k inside a tile is permuted alike in A and B, so nothing is shuffled.
 //         x is split into two bf16 (x = hi + lo), which fill 8 columns with 4 rows: products are exact to 2^-17 of x.
 //         Quantised weights enter as integers, exact in bf16; a group's sum is scaled in f32.
-//         Eight warps of a block share k; RMS norm is folded in: x is multiplied by the norm's weight on the way, the row's
-//         1/rms at the end. Epilogues: bias, residual, act(gate) * up.
+//         Eight warps of a block share k; x waits in shared memory, split already. RMS norm is folded in: x is multiplied by
+//         the norm's weight on the way there, by the row's 1/rms at the end. Epilogues: bias, residual, act(gate) * up.
 // Always: the order of every sum depends on n and k alone.
 #include "common.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int WARPS = 8;
 
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -33,30 +35,20 @@ __device__ __forceinline__ uint4 load16(const void *p)
     return v;
 }
 
-// Four values of x of one row as a B fragment: bf16, or what bf16 leaves of them.
-template <bool HL>
-__device__ __forceinline__ void fragment(float4 v, bool lo, uint32_t &b0, uint32_t &b1)
-{
-    b0 = pack2(v.x, v.y);
-    b1 = pack2(v.z, v.w);
-    if (HL && lo) {
-        float2 p = __bfloat1622float2(*(__nv_bfloat162 *)&b0), r = __bfloat1622float2(*(__nv_bfloat162 *)&b1);
-        b0 = pack2(v.x - p.x, v.y - p.y);
-        b1 = pack2(v.z - r.x, v.w - r.y);
+// Columns of x that wait in shared memory, in the order of B fragments: of a k16 tile and a column, 8 bytes a lane t.
+struct columns {
+    const uint2 *x;
+    uint32_t n;     // columns there are
+    uint32_t tile0; // the first k16 tile
+    __device__ __forceinline__ uint2 get(uint32_t tile, uint32_t col, int t) const
+    {
+        return col < n ? x[((tile - tile0) * n + col) * 4 + t] : make_uint2(0, 0);
     }
-}
-__device__ __forceinline__ float4 load_x(const cu_gemv &a, const float *x, uint32_t k)
+};
+// Which column holds what lane group g of n-tile i multiplies: of split rows hi and lo lie side by side.
+template <bool HL> __device__ __forceinline__ uint32_t column_of(int i, int g)
 {
-    float4 v = {0, 0, 0, 0};
-    if (a.xvec) {
-        if (k < a.k) v = *(const float4 *)(x + k);
-    } else {
-        if (k < a.k) v.x = x[k];
-        if (k + 1 < a.k) v.y = x[k + 1];
-        if (k + 2 < a.k) v.z = x[k + 2];
-        if (k + 3 < a.k) v.w = x[k + 3];
-    }
-    return v;
+    return HL ? (i * 4 + (g & 3)) * 2 + (g >> 2) : i * 8 + g;
 }
 
 // ---- weights of one unit of k, as loaded ----------------------------------------------------------
@@ -65,20 +57,24 @@ template <int T> struct unit;
 template <> struct unit<CU_BF16> {
     static constexpr int K = 64, GROUP = 0;
     uint4 w[2][4];
-    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *, const uint32_t (&row)[4], uint32_t u, int t)
+    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *, const uint32_t (&row)[4],
+                         uint32_t u, int t)
     {
 #pragma unroll
         for (int c = 0; c < 2; c++)
 #pragma unroll
-            for (int r = 0; r < 4; r++) w[c][r] = load16(q + ((uint64_t)row[r] * a.kpad + u * 64 + c * 32 + t * 8) * 2);
+            for (int r = 0; r < 4; r++)
+                w[c][r] = load16(q + ((uint64_t)row[r] * a.kpad + u * 64 + c * 32 + t * 8) * 2);
     }
 };
-template <> struct unit<CU_F16> : unit<CU_BF16> {};
+template <> struct unit<CU_F16> : unit<CU_BF16> {
+};
 template <> struct unit<CU_Q8> {
     static constexpr int K = 128, GROUP = 32;
     uint4 w[2][4];
     uint2 s[4];
-    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4], uint32_t u, int t)
+    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4],
+                         uint32_t u, int t)
     {
 #pragma unroll
         for (int r = 0; r < 4; r++) {
@@ -91,7 +87,8 @@ template <> struct unit<CU_Q8> {
 template <> struct unit<CU_Q8M> {
     static constexpr int K = 128, GROUP = 16;
     uint4 w[2][4], s[2][4];
-    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4], uint32_t u, int t)
+    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4],
+                         uint32_t u, int t)
     {
 #pragma unroll
         for (int r = 0; r < 4; r++)
@@ -106,7 +103,8 @@ template <> struct unit<CU_Q4> {
     static constexpr int K = 128, GROUP = 32;
     uint4 w[4];
     uint2 s[4];
-    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4], uint32_t u, int t)
+    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4],
+                         uint32_t u, int t)
     {
 #pragma unroll
         for (int r = 0; r < 4; r++) {
@@ -118,7 +116,8 @@ template <> struct unit<CU_Q4> {
 template <> struct unit<CU_Q4M> {
     static constexpr int K = 128, GROUP = 32;
     uint4 w[4], s[4];
-    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4], uint32_t u, int t)
+    __device__ void load(const cu_gemv &a, const uint8_t *q, const uint8_t *sc, const uint32_t (&row)[4],
+                         uint32_t u, int t)
     {
 #pragma unroll
         for (int r = 0; r < 4; r++) {
@@ -134,7 +133,8 @@ __device__ __forceinline__ uint32_t word(const uint4 &v, int i)
 }
 
 // Two registers of A (one row's four columns of subtile j) of integers.
-template <int T> __device__ __forceinline__ void ints(const unit<T> &u, int r, int j, uint32_t &a0, uint32_t &a1)
+template <int T>
+__device__ __forceinline__ void ints(const unit<T> &u, int r, int j, uint32_t &a0, uint32_t &a1)
 {
     if constexpr (T == CU_Q8 || T == CU_Q8M) {
         uint32_t v = word(u.w[j >> 2][r], j & 3);
@@ -146,11 +146,8 @@ template <int T> __device__ __forceinline__ void ints(const unit<T> &u, int r, i
         a1 = __byte_perm(__float_as_uint(f2), __float_as_uint(f3), 0x7632);
     } else {
         uint32_t v = word(u.w[r], j >> 1) >> ((j & 1) * 8);
-        uint32_t x0 = (v & 0x000f000fu) | 0x43004300u, x1 = (v >> 4 & 0x000f000fu) | 0x43004300u;
-        const __nv_bfloat162 centre = __float2bfloat162_rn(T == CU_Q4 ? 136.f : 128.f);
-        __nv_bfloat162 y0 = __hsub2(*(__nv_bfloat162 *)&x0, centre), y1 = __hsub2(*(__nv_bfloat162 *)&x1, centre);
-        a0 = *(uint32_t *)&y0;
-        a1 = *(uint32_t *)&y1;
+        a0 = (v & 0x000f000fu) | 0x43004300u; // bf16 of 128 + q: the 128 goes with the minimum
+        a1 = (v >> 4 & 0x000f000fu) | 0x43004300u;
     }
 }
 // Scale (and minimum) of row r for group i of the unit.
@@ -159,10 +156,12 @@ template <int T> __device__ __forceinline__ float2 scale_of(const unit<T> &u, in
     if constexpr (T == CU_Q8 || T == CU_Q4) {
         uint32_t v = i < 2 ? u.s[r].x : u.s[r].y;
         __half2 h = *(__half2 *)&v;
-        return make_float2(i & 1 ? __high2float(h) : __low2float(h), 0);
+        float d = i & 1 ? __high2float(h) : __low2float(h);
+        return make_float2(d, T == CU_Q4 ? 136 * d : 0);
     } else if constexpr (T == CU_Q4M) {
         uint32_t v = word(u.s[r], i);
-        return __half22float2(*(__half2 *)&v);
+        float2 c = __half22float2(*(__half2 *)&v);
+        return make_float2(c.x, 128 * c.x + c.y);
     } else {
         uint32_t v = word(u.s[i >> 2][r], i & 3);
         return __half22float2(*(__half2 *)&v);
@@ -171,13 +170,12 @@ template <int T> __device__ __forceinline__ float2 scale_of(const unit<T> &u, in
 
 template <int NT> struct state {
     float acc[2][NT][4];
-    float ss[NT];
 };
 
 // ---- the product of a unit ----------------------------------------------------------------------------
 
 template <int T, int NT, bool HL>
-__device__ __forceinline__ void multiply(const cu_gemv &a, const unit<T> &u, const float4 (&x)[NT][unit<T>::K / 16], bool lo,
+__device__ __forceinline__ void multiply(const unit<T> &u, const columns &x, uint32_t tile, int g, int t,
                                          state<NT> &st)
 {
     constexpr int NJ = unit<T>::K / 16;
@@ -186,7 +184,10 @@ __device__ __forceinline__ void multiply(const cu_gemv &a, const unit<T> &u, con
         for (int j = 0; j < NJ; j++) {
             uint32_t b[NT][2];
 #pragma unroll
-            for (int i = 0; i < NT; i++) fragment<HL>(x[i][j], lo, b[i][0], b[i][1]);
+            for (int i = 0; i < NT; i++) {
+                uint2 v = x.get(tile + j, column_of<HL>(i, g), t);
+                b[i][0] = v.x, b[i][1] = v.y;
+            }
 #pragma unroll
             for (int s = 0; s < 2; s++) {
                 const uint4 &p = u.w[j >> 1][2 * s], &q = u.w[j >> 1][2 * s + 1];
@@ -212,8 +213,8 @@ __device__ __forceinline__ void multiply(const cu_gemv &a, const unit<T> &u, con
             }
         }
     } else {
-        constexpr int PER = unit<T>::GROUP / 16; // subtiles a group
-        constexpr bool MIN = T == CU_Q8M || T == CU_Q4M;
+        constexpr int PER = unit<T>::GROUP / 16; // subtiles a group; xs: sums of x, for minima
+        constexpr bool MIN = T != CU_Q8;
         const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
 #pragma unroll
         for (int gr = 0; gr < NJ / PER; gr++) {
@@ -224,7 +225,8 @@ __device__ __forceinline__ void multiply(const cu_gemv &a, const unit<T> &u, con
                 uint32_t b[NT][2];
 #pragma unroll
                 for (int i = 0; i < NT; i++) {
-                    fragment<HL>(x[i][j], lo, b[i][0], b[i][1]);
+                    uint2 v = x.get(tile + j, column_of<HL>(i, g), t);
+                    b[i][0] = v.x, b[i][1] = v.y;
                     if (MIN) mma(xs[i], ones, b[i][0], b[i][1]);
                 }
 #pragma unroll
@@ -257,35 +259,55 @@ __device__ __forceinline__ void multiply(const cu_gemv &a, const unit<T> &u, con
     }
 }
 
-template <int T, int NT, bool HL>
-__device__ __forceinline__ void load_columns(const cu_gemv &a, const float *const (&xr)[NT], const bool (&live)[NT],
-                                             uint32_t k0, int t, float4 (&x)[NT][unit<T>::K / 16], state<NT> &st)
+// Columns k0..k1-1 of all rows of x to shared memory: times the norm's weight, as bf16 (and what bf16 leaves of it).
+// sums[warp][row] grows by the squares.
+template <int T, bool HL>
+__device__ __forceinline__ void stage(const cu_gemv &a, const float *x, uint32_t k0, uint32_t k1,
+                                      uint32_t n_col, uint2 *to, float (*sums)[32])
 {
-    constexpr int NJ = unit<T>::K / 16;
     constexpr bool WIDE = T == CU_BF16 || T == CU_F16;
+    const uint32_t tid = threadIdx.x, m = HL ? n_col / 2 : n_col;
+    for (uint32_t r = 0; r < m; r++) {
+        for (uint32_t base = k0; base < k1; base += 4096) {
+            float4 v[4], w[4];
 #pragma unroll
-    for (int j = 0; j < NJ; j++) {
-        uint32_t k = k0 + (WIDE ? (j >> 1) * 32 + t * 8 + (j & 1) * 4 : j * 16 + t * 4);
-        float4 nw = {1, 1, 1, 1};
-        if (a.normed && a.norm) {
-            if (k + 3 < a.k) {
-                nw = *(const float4 *)(a.norm + k);
-            } else {
-                if (k < a.k) nw.x = a.norm[k];
-                if (k + 1 < a.k) nw.y = a.norm[k + 1];
-                if (k + 2 < a.k) nw.z = a.norm[k + 2];
+            for (int i = 0; i < 4; i++) {
+                uint32_t k = base + i * 1024 + tid * 4;
+                v[i] = k < k1 && k < a.k ? *(const float4 *)(x + (uint64_t)r * a.ldx + k)
+                                         : make_float4(0, 0, 0, 0);
             }
-            nw.x += a.w_offset, nw.y += a.w_offset, nw.z += a.w_offset, nw.w += a.w_offset;
-        }
-#pragma unroll
-        for (int i = 0; i < NT; i++) {
-            float4 v = {0, 0, 0, 0};
-            if (live[i]) v = load_x(a, xr[i], k);
             if (a.normed) {
-                st.ss[i] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-                v.x *= nw.x, v.y *= nw.y, v.z *= nw.z, v.w *= nw.w;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    uint32_t k = base + i * 1024 + tid * 4;
+                    w[i] =
+                        a.norm && k < k1 && k < a.k ? *(const float4 *)(a.norm + k) : make_float4(1, 1, 1, 1);
+                }
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float ss =
+                        warp_sum(v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w);
+                    if (tid % 32 == 0) sums[tid / 32][r] += ss;
+                    float off = a.norm ? a.w_offset : 0;
+                    v[i].x *= w[i].x + off, v[i].y *= w[i].y + off;
+                    v[i].z *= w[i].z + off, v[i].w *= w[i].w + off;
+                }
             }
-            x[i][j] = v;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint32_t k = base + i * 1024 + tid * 4;
+                if (k >= k1) continue;
+                uint32_t tile = WIDE ? (k - k0) / 32 * 2 + (k / 4 & 1) : (k - k0) / 16,
+                         t = WIDE ? k / 8 & 3 : k / 4 & 3;
+                uint2 hi = {pack2(v[i].x, v[i].y), pack2(v[i].z, v[i].w)};
+                to[(tile * n_col + (HL ? 2 * r : r)) * 4 + t] = hi;
+                if (HL) {
+                    float2 p = __bfloat1622float2(*(__nv_bfloat162 *)&hi.x),
+                           q = __bfloat1622float2(*(__nv_bfloat162 *)&hi.y);
+                    to[(tile * n_col + 2 * r + 1) * 4 + t] =
+                        make_uint2(pack2(v[i].x - p.x, v[i].y - p.y), pack2(v[i].z - q.x, v[i].w - q.y));
+                }
+            }
         }
     }
 }
@@ -294,7 +316,8 @@ template <int T, int NT, bool HL> __device__ __forceinline__ void gemv_body(cons
 {
     constexpr int ROWS = HL ? 4 : 8; // rows of x an n-tile holds
     __shared__ float red[WARPS][2 * NT * 4][32];
-    __shared__ float sums[WARPS][NT * 8];
+    __shared__ float sums[WARPS][32];
+    extern __shared__ __align__(16) uint2 xs[];
     pdl_next();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
     const uint8_t *q = a.q, *sc = a.s;
@@ -315,24 +338,31 @@ template <int T, int NT, bool HL> __device__ __forceinline__ void gemv_body(cons
         x0 += (uint64_t)(blockIdx.y / a.x_div) * a.ldx;
     }
     const uint32_t n_unit = a.kpad / unit<T>::K;
-    unit<T> cur, next;
+    constexpr bool DEEP = T == CU_Q4 || T == CU_Q4M; // small units: two more on their way
+    unit<T> cur, next, far;
     if ((uint32_t)warp < n_unit) cur.load(a, q, sc, row, warp, t);
+    if (DEEP && (uint32_t)warp + WARPS < n_unit) next.load(a, q, sc, row, warp + WARPS, t);
+    sums[warp][lane] = 0;
     if (!a.expert) pdl_wait();
-    const float *xr[NT];
-    bool live[NT];
-#pragma unroll
-    for (int i = 0; i < NT; i++) {
-        uint32_t r = i * ROWS + (HL ? g & 3 : g);
-        live[i] = r < a.m;
-        xr[i] = x0 + (uint64_t)(live[i] ? r : 0) * a.ldx;
-    }
+    const uint32_t n_x = a.expert ? 1 : a.m, n_col = HL ? 2 * n_x : n_x;
     state<NT> st = {};
-    for (uint32_t u = warp; u < n_unit; u += WARPS) {
-        float4 x[NT][unit<T>::K / 16];
-        load_columns<T, NT, HL>(a, xr, live, u * unit<T>::K, t, x, st);
-        if (u + WARPS < n_unit) next.load(a, q, sc, row, u + WARPS, t);
-        multiply<T, NT, HL>(a, cur, x, HL && g >= 4, st);
-        cur = next;
+    uint32_t u = warp;
+    for (uint32_t k0 = 0; k0 < a.kpad; k0 += a.chunk) {
+        const uint32_t k1 = min(k0 + a.chunk, a.kpad);
+        __syncthreads();
+        stage<T, HL>(a, x0, k0, k1, n_col, xs, sums);
+        __syncthreads();
+        const columns x = {xs, n_col, k0 / 16};
+        for (; u * unit<T>::K < k1; u += WARPS) {
+            if constexpr (DEEP) {
+                if (u + 2 * WARPS < n_unit) far.load(a, q, sc, row, u + 2 * WARPS, t);
+            } else {
+                if (u + WARPS < n_unit) next.load(a, q, sc, row, u + WARPS, t);
+            }
+            multiply<T, NT, HL>(cur, x, u * (unit<T>::K / 16), g, t, st);
+            cur = next;
+            if constexpr (DEEP) next = far;
+        }
     }
 #pragma unroll
     for (int s = 0; s < 2; s++)
@@ -340,20 +370,12 @@ template <int T, int NT, bool HL> __device__ __forceinline__ void gemv_body(cons
         for (int i = 0; i < NT; i++)
 #pragma unroll
             for (int c = 0; c < 4; c++) red[warp][(s * NT + i) * 4 + c][lane] = st.acc[s][i][c];
-    if (a.normed) {
-#pragma unroll
-        for (int i = 0; i < NT; i++) {
-            float v = st.ss[i];
-            v += __shfl_xor_sync(0xffffffffu, v, 1);
-            v += __shfl_xor_sync(0xffffffffu, v, 2);
-            if (t == 0) sums[warp][i * 8 + g] = v;
-        }
-    }
     __syncthreads();
     const uint32_t m = a.expert ? 1 : a.m, n_out = 16 * m * (a.glu ? 1 : 2);
     for (uint32_t o = threadIdx.x; o < n_out; o += WARPS * 32) {
         uint32_t r16 = o & 15, s0 = a.glu ? 0 : o >> 4 & 1, mc = a.glu ? o >> 4 : o >> 5;
-        uint32_t tile = mc / ROWS, col = mc % ROWS, at = (r16 & 7) * 4 + col / 2, c = (r16 >> 3) * 2 + (col & 1);
+        uint32_t tile = mc / ROWS, col = mc % ROWS, at = (r16 & 7) * 4 + col / 2,
+                 c = (r16 >> 3) * 2 + (col & 1);
         float v[2] = {0, 0}, inv = 1;
         for (uint32_t s = 0; s < (a.glu ? 2u : 1u); s++) {
             uint32_t idx = ((s0 + s) * NT + tile) * 4 + c;
@@ -364,7 +386,7 @@ template <int T, int NT, bool HL> __device__ __forceinline__ void gemv_body(cons
         }
         if (a.normed) {
             float sum = 0;
-            for (int w = 0; w < WARPS; w++) sum += sums[w][tile * 8 + col];
+            for (int w = 0; w < WARPS; w++) sum += sums[w][mc];
             inv = 1 / sqrtf(sum / (float)a.k + a.eps);
         }
         uint32_t j = row0 + s0 * 16 + r16;
@@ -384,15 +406,16 @@ template <int T, int NT, bool HL> __device__ __forceinline__ void gemv_body(cons
 
 } // namespace
 
-#define GEMV(name, T, NT, HL)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, NT == 1 ? 2 : 1) name(const __grid_constant__ cu_gemv a)         \
-    {                                                                                                                  \
-        gemv_body<T, NT, HL>(a);                                                                                       \
+#define GEMV(name, T, NT, HL)                                                                                \
+    extern "C" __global__ void __launch_bounds__(256, NT == 1 ? 2 : 1)                                       \
+        name(const __grid_constant__ cu_gemv a)                                                              \
+    {                                                                                                        \
+        gemv_body<T, NT, HL>(a);                                                                             \
     }
-#define GEMVS(name, T)                                                                                                 \
-    GEMV(gemv_##name##_4, T, 1, true)                                                                                  \
-    GEMV(gemv_##name##_8, T, 2, true)                                                                                  \
-    GEMV(gemv_##name##_16, T, 4, true)                                                                                 \
+#define GEMVS(name, T)                                                                                       \
+    GEMV(gemv_##name##_4, T, 1, true)                                                                        \
+    GEMV(gemv_##name##_8, T, 2, true)                                                                        \
+    GEMV(gemv_##name##_16, T, 4, true)                                                                       \
     GEMV(gemv_##name##_32, T, 4, false)
 GEMVS(bf16, CU_BF16)
 GEMVS(f16, CU_F16)

@@ -470,9 +470,10 @@ static void size_scratch(lower *l)
             per_row = IMP_MAX(per_row, (uint64_t)a->n_head * x->max_split * (a->head_dim + 2) * 4);
             groups = IMP_MAX(groups, (uint64_t)a->n_head);
         }
-        if (op->kind != CUDA_LINEAR || rows <= CUDA_FEW) continue;
+        if (op->kind != CUDA_LINEAR || x->mat[op->mat].type == CU_F32) continue;
         const cuda_mat *m = &x->mat[op->mat];
-        if (m->type == CU_F32) continue;
+        x->x32_bytes = IMP_MAX(x->x32_bytes, IMP_MIN(rows, (uint64_t)CUDA_FEW) * imp_cuda_up(m->k, 4) * 4);
+        if (rows <= CUDA_FEW) continue;
         x->h_bytes = IMP_MAX(x->h_bytes, rows * imp_cuda_up(IMP_MAX(m->kpad, op->width), 128) * 2);
         if (op->glu) x->t16_bytes = IMP_MAX(x->t16_bytes, rows * m->n * 2);
         if (m->type != CU_BF16 && m->type != CU_F16)
@@ -488,10 +489,15 @@ static void size_scratch(lower *l)
     uint64_t at = imp_cuda_up(x->values_bytes, 256);
     struct {
         uint64_t *at, bytes;
-    } part[] = {{&x->h_at[0], x->h_bytes},    {&x->h_at[1], x->h_bytes},
-                {&x->t16_at, x->t16_bytes},   {&x->w16_at, x->w16_bytes},
-                {&x->part_at, x->part_bytes}, {&x->count_at, x->count_bytes},
-                {&x->meta_at, x->meta_bytes}, {&x->lt_at, x->h_bytes > 0 ? IMP_CUDA_LT_WORKSPACE : 0}};
+    } part[] = {{&x->h_at[0], x->h_bytes},
+                {&x->h_at[1], x->h_bytes},
+                {&x->t16_at, x->t16_bytes},
+                {&x->w16_at, x->w16_bytes},
+                {&x->part_at, x->part_bytes},
+                {&x->count_at, x->count_bytes},
+                {&x->meta_at, x->meta_bytes},
+                {&x->x32_at, x->x32_bytes},
+                {&x->lt_at, x->h_bytes > 0 ? IMP_CUDA_LT_WORKSPACE : 0}};
     for (size_t i = 0; i < IMP_COUNT(part); i++) {
         *part[i].at = at;
         at = imp_cuda_up(at + part[i].bytes, 256);

@@ -19,6 +19,7 @@ typedef struct step {
     cu_result r;
     imp_val h_val; /* the value that h[h_cur] holds */
     uint32_t h_kind, h_cur, h_ld;
+    bool padded; /* the next product's x has zeros up to a multiple of 4 */
 } step;
 
 static cu_mem at(const step *s, cuda_loc l)
@@ -95,19 +96,48 @@ static void fill_meta(step *s)
 
 static void gemv(step *s, const cuda_mat *m, cu_gemv *a, uint32_t n_pair)
 {
-    a->k = m->k;
+    a->k = s->padded ? (uint32_t)imp_cuda_up(m->k, 4) : m->k;
+    s->padded = false;
     a->kpad = m->kpad;
     a->q = s->x->weights + m->q_at;
     a->s = s->x->weights + m->s_at;
     a->q_part = m->q_part;
     a->s_part = m->s_part;
-    a->xvec = a->x % 16 == 0 && a->ldx % 4 == 0 && a->k % 4 == 0;
     if (m->type == CU_F32) {
         launch(s, s->d->fn.gemv_f32, (a->n + 7) / 8, n_pair != 0 ? n_pair : (a->m + 7) / 8, 1, 256, 0, a);
         return;
     }
     uint32_t variant = a->m <= 4 ? 0 : a->m <= 8 ? 1 : a->m <= 16 ? 2 : 3, per = a->glu ? 16 : 32;
-    launch(s, s->d->fn.gemv[m->type][variant], (a->n + per - 1) / per, IMP_MAX(n_pair, 1), 1, 256, 0, a);
+    uint32_t n_col = a->m <= 16 ? 2 * a->m : a->m, fit = 32768 / (2 * n_col) / 1024 * 1024;
+    a->chunk = IMP_MIN(IMP_MAX(fit, 1024u), (uint32_t)imp_cuda_up(m->kpad, 1024));
+    launch(s, s->d->fn.gemv[m->type][variant], (a->n + per - 1) / per, IMP_MAX(n_pair, 1), 1, 256,
+           a->chunk * n_col * 2, a);
+}
+
+/* Rows of x whose length or place forbids loads of 16 bytes: a copy with zeros behind, the norm done on the way. */
+static void align_x(step *s, const cuda_op *op, const cuda_mat *w, cu_gemv *a)
+{
+    cu_rows c = {.a = a->x,
+                 .lda = a->ldx,
+                 .y = s->x->scratch + s->x->x32_at,
+                 .ldy = (uint32_t)imp_cuda_up(w->k, 4),
+                 .m = a->m,
+                 .width = w->k,
+                 .group = w->k,
+                 .w = a->norm,
+                 .eps = op->eps,
+                 .w_offset = op->w_offset,
+                 .op = CU_ROW_COPY};
+    if (s->r == CU_OK) s->r = s->d->cu->set8(c.y, 0, (uint64_t)c.m * c.ldy * 4, s->d->stream);
+    s->d->after_copy = true;
+    if (op->normed)
+        launch(s, s->d->fn.rms_norm, a->m, 1, 1, 256, 0, &c);
+    else
+        launch(s, s->d->fn.rows, blocks_for((uint64_t)a->m * w->k), 1, 1, 256, 0, &c);
+    a->x = c.y;
+    a->ldx = c.ldy;
+    a->normed = 0;
+    s->padded = true;
 }
 
 static void linear_few(step *s, const cuda_op *op, uint32_t m)
@@ -127,6 +157,7 @@ static void linear_few(step *s, const cuda_op *op, uint32_t m)
                  .eps = op->eps,
                  .w_offset = op->w_offset};
     if (op->has_res) a.res = at(s, op->b), a.ldr = op->b.ld;
+    if (w->type != CU_F32 && (a.x % 16 != 0 || a.ldx % 4 != 0 || w->k % 4 != 0)) align_x(s, op, w, &a);
     gemv(s, w, &a, 0);
 }
 

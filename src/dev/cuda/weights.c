@@ -16,6 +16,8 @@ const char *imp_cuda_weight_refusal(const imp_tensor *t)
 
 uint32_t imp_cuda_type(const imp_tensor *t)
 {
+    uint32_t block = imp_dtype_get(t->dtype)->block_elem;
+    if (block > 1 && imp_tensor_n_col(t) % block != 0) return CU_F16; /* rows end inside a block */
     switch (t->dtype) {
     case IMP_F32:
     case IMP_F64: return CU_F32;
@@ -91,7 +93,7 @@ static cu_result put_rows(cuda_device *d, cuda_exec *x, const cuda_fill *f, uint
                  .from = from};
     cu_result r = d->cu->to_device(stage, raw, n * raw_row, d->stream);
     d->after_copy = true;
-    if (r == CU_OK) r = imp_cuda_launch(d, d->fn.pack, (m->kpad / 16 + 127) / 128, n, 1, 128, 0, &a);
+    if (r == CU_OK) r = imp_cuda_launch(d, d->fn.pack, m->kpad / 16 / 128 + 1, n, 1, 128, 0, &a);
     return r;
 }
 
@@ -129,7 +131,8 @@ imp_status imp_cuda_fill_weights(cuda_device *d, cuda_exec *x, imp_error *err)
     const cu_driver *cu = d->cu;
     cu_mem stage = 0;
     uint64_t row_bytes = widest_row(x) * 4, stage_bytes = IMP_MAX((uint64_t)STAGING, row_bytes);
-    float *rows = imp_sys_malloc(IMP_MAX((uint64_t)STAGING / 4, row_bytes));
+    float *rows =
+        imp_sys_malloc(IMP_MAX((uint64_t)STAGING / 4, row_bytes) + 1024); /* a last block may reach over */
     if (rows == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while loading weights");
     cu_result r = cu->alloc(&stage, stage_bytes);
     if (r == CU_OK) r = cu->set8(x->weights, 0, x->weights_bytes, d->stream);
