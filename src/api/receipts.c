@@ -166,5 +166,5 @@ void imp_api_plan(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
         imp_buf_deinit(&b);
         imp_api_fail(s, true, &err);
     }
-    json_decref(root);
+    imp_api_json_release(&root);
 }
