@@ -58,7 +58,7 @@ void app_help_cmd(FILE *to, app_cmd_id id);
 
 /* ---- model.c ---- */
 /* The path a MODEL argument means: it is there, or a sentence says what to do. */
-imp_status app_model_path(const char *model, const char **path, imp_error *err);
+imp_status app_model_path(app *a, const char *model, const char **path, imp_error *err);
 /* The engine as the options ask for it; idempotent. */
 imp_status app_engine(app *a);
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out);

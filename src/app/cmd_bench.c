@@ -219,7 +219,7 @@ static imp_status open_all(bench *b, bool embed)
     app *a = b->a;
     const char *path, *kind = opt_str(&a->opt, OPT_DEVICE);
     imp_dev_memory mem;
-    IMP_TRY(app_model_path(a->arg[0], &path, &a->err));
+    IMP_TRY(app_model_path(a, a->arg[0], &path, &a->err));
     IMP_TRY(imp_net_open(path, 0, &b->net, &a->err));
     imp_graph *g = embed ? b->net->embed : b->net->generate;
     if (!g && embed) return imp_fail(&a->err, IMP_UNSUPPORTED, "this model cannot embed; leave out --embed");

@@ -231,7 +231,7 @@ app_result cmd_check(app *a)
     const char *path;
     if (app_is_package(a->arg[0])) return app_check_package(a, a->arg[0]);
     app_report r = {.a = a, .problems = json_array(), .tensors = json_array(), .tokenizer = json_object()};
-    if (app_model_path(a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
+    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
     imp_status s = check_all(&r, path);
     if (s != IMP_OK) {
         json_decref(r.problems);

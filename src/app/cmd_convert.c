@@ -401,7 +401,7 @@ app_result cmd_convert(app *a)
     if (c == NULL) return app_failed(a, "out of memory");
     c->a = a;
     c->out = a->arg[1];
-    if (app_model_path(a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
+    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
     if (imp_net_open(path, 0, &c->net, &a->err) != IMP_OK) return APP_FAILED;
     c->g = c->net->cfg.can_embed && c->net->embed != NULL ? c->net->embed : c->net->generate;
     app_result r = convert(c);

@@ -308,7 +308,7 @@ app_result cmd_plan(app *a)
     p->prompt = opt_set(&a->opt, OPT_PLAN_PROMPT) ? opt_u32(&a->opt, OPT_PLAN_PROMPT) : DEFAULT_PROMPT;
     p->gen = opt_set(&a->opt, OPT_PLAN_GEN) ? opt_u32(&a->opt, OPT_PLAN_GEN) : DEFAULT_GEN;
     p->batch = opt_set(&a->opt, OPT_PLAN_BATCH) ? opt_u32(&a->opt, OPT_PLAN_BATCH) : 1;
-    if (app_model_path(a->arg[0], &path, &a->err) != IMP_OK || app_engine(a) != IMP_OK) return APP_FAILED;
+    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK || app_engine(a) != IMP_OK) return APP_FAILED;
     if (imp_net_open(path, opt_u32(&a->opt, OPT_CTX), &net, &a->err) != IMP_OK) return APP_FAILED;
     imp_status s = make_plan(a, path, net, p);
     imp_net_close(net);

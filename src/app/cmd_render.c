@@ -93,7 +93,7 @@ static imp_status render_model(app *a, imp_buf *out)
 {
     const char *path;
     imp_net *net;
-    IMP_TRY(app_model_path(a->arg[0], &path, &a->err));
+    IMP_TRY(app_model_path(a, a->arg[0], &path, &a->err));
     IMP_TRY(imp_net_open(path, 0, &net, &a->err));
     imp_status s = net->chat_template
                        ? render(a, net->chat_template, strlen(net->chat_template), net->tok, out)

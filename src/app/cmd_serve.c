@@ -105,7 +105,7 @@ static imp_status find_models(server *s)
     const app_value *v = &s->a->opt.v[OPT_MODELS];
     for (size_t i = 0; i < v->n; i++) {
         const char *name, *path = split_name(s->a, v->strs[i], &name);
-        IMP_TRY(app_model_path(path, &path, &s->a->err));
+        IMP_TRY(app_model_path(s->a, path, &path, &s->a->err));
     }
     return IMP_OK;
 }

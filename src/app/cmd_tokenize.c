@@ -9,7 +9,7 @@
 static imp_status open_net(app *a, imp_net **net)
 {
     const char *path;
-    IMP_TRY(app_model_path(a->arg[0], &path, &a->err));
+    IMP_TRY(app_model_path(a, a->arg[0], &path, &a->err));
     IMP_TRY(imp_net_open(path, 0, net, &a->err));
     if ((*net)->tok) return IMP_OK;
     imp_net_close(*net);

@@ -8,6 +8,7 @@
 #include <sched.h>
 #endif
 #ifdef __APPLE__
+#include <mach-o/dyld.h>
 #include <mach/mach.h>
 #include <sys/sysctl.h>
 #endif
@@ -130,4 +131,26 @@ uint32_t imp_sys_max_files(void)
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0) return 256; /* the least that systems of today give */
     return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
+}
+
+bool imp_sys_program_dir(char *out, size_t cap)
+{
+    char link[4096];
+    const char *path = "/proc/self/exe";
+#ifdef __APPLE__
+    uint32_t n = sizeof link;
+    if (_NSGetExecutablePath(link, &n) != 0) return false;
+    path = link;
+#endif
+    char *real = realpath(path, NULL);
+    (void)link;
+    if (real == NULL) return false;
+    char *slash = strrchr(real, '/');
+    bool ok = slash != NULL && slash != real && (size_t)(slash - real) < cap;
+    if (ok) {
+        memcpy(out, real, (size_t)(slash - real));
+        out[slash - real] = '\0';
+    }
+    free(real);
+    return ok;
 }

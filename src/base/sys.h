@@ -53,6 +53,8 @@ IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *
 void imp_sys_memory(uint64_t *total, uint64_t *available);
 uint32_t imp_sys_n_core(void); /* physical cores this process may use, at least 1 */
 
+/* The folder of the running program, without links; false: not known. */
+bool imp_sys_program_dir(char *out, size_t cap);
 uint32_t imp_sys_max_files(void); /* files and sockets this process may have open at once */
 /* Bind the calling thread to the given physical core (0 = the first of this process's); a wish, nothing fails. */
 void imp_sys_pin_thread(uint32_t core);

@@ -122,6 +122,9 @@ fails 2 "cpu-mask" devices --cpu-mask nonsense
 
 # ---- what cannot be done: exit 1, one line
 fails 1 "there is no file or folder" run "$T/nothing.gguf" x
+fails 1 "no model of that name" run nothing x
+mkdir -p "$T/data/impetus/models" && cp "$M" "$T/data/impetus/models/mine.gguf"
+yes "a name finds the user's model" env XDG_DATA_HOME="$T/data" "$I" show mine
 fails 1 "is not built yet" run hf:owner/name x
 fails 1 "not a GGUF file" run "$PWD/README.md" x
 fails 1 "has no config.json" run "$T" x
