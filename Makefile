@@ -123,9 +123,6 @@ $(BUILD)/fuzz/%-replay: fuzz/%.c fuzz/replay.c $(BUILD)/libimpetus.a
 	@mkdir -p $(@D)
 	@echo "  FUZZ  $*"
 	$(Q)$(CC) $(CFLAGS_ALL) -Wno-conversion -Wno-missing-prototypes $(LDFLAGS_ALL) fuzz/$*.c fuzz/replay.c $(BUILD)/libimpetus.a $(LIB_LIBS) -lm -o $@
-$(BUILD)/fuzz/%-fuzz: fuzz/%.c $(OBJ_ALL)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes -fsanitize=fuzzer $(LDFLAGS_ALL) fuzz/$*.c $(OBJ_ALL) $(LIB_LIBS) -lm -o $@
 
 # Programs of the tests that are no tests themselves: tools/*.c (checkkern).
 TOOL_BIN := $(patsubst tools/%.c,$(BUILD)/%,$(wildcard tools/*.c))

@@ -68,25 +68,27 @@ typedef struct imp_engine imp_engine;
 typedef struct imp_model imp_model;
 
 typedef struct imp_engine_config {
-    const char *device;   /* devices to use, with commas: "cpu", "ref", "sim:PROFILE"; NULL or "auto": all there are */
-    uint32_t n_thread;    /* 0: one a physical core */
-    uint32_t n_ctx;       /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
-    uint32_t n_parallel;  /* sequences that generate at once; 0: 8 */
-    uint32_t n_queue;     /* requests that may wait; 0: 1024 */
-    uint32_t n_batch;     /* tokens a step may process; 0: 512 */
-    uint64_t mem_bytes;   /* memory limit; 0: what the machine has available */
-    const char *kv_dtype; /* "f16" (default), "f32" */
-    bool quiet;           /* no progress on stderr */
-    const char *policy;   /* "latency" (default), "throughput", "energy" */
-    double watt_cap;      /* units that draw more are left out; 0: none */
-    int embeddings_on_npu;     /* 1: only there, -1: never, 0: as measured */
-    int gpu_matrix_units;      /* -1: expect only the plain f32 rate of a GPU that was not measured */
+    const char
+        *device; /* devices to use, with commas: "cpu", "ref", "sim:PROFILE"; NULL or "auto": all there are */
+    uint32_t n_thread;     /* 0: one a physical core */
+    uint32_t n_ctx;        /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
+    uint32_t n_parallel;   /* sequences that generate at once; 0: 8 */
+    uint32_t n_queue;      /* requests that may wait; 0: 1024 */
+    uint32_t n_batch;      /* tokens a step may process; 0: 512 */
+    uint64_t mem_bytes;    /* memory limit; 0: what the machine has available */
+    const char *kv_dtype;  /* "f16" (default), "f32" */
+    bool quiet;            /* no progress on stderr */
+    const char *policy;    /* "latency" (default), "throughput", "energy" */
+    double watt_cap;       /* units that draw more are left out; 0: none */
+    int embeddings_on_npu; /* 1: only there, -1: never, 0: as measured */
+    int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
-    const char *db_path;  /* calibration, what was learned, explanations; NULL: nothing is kept */
+    const char *db_path;       /* calibration, what was learned, explanations; NULL: nothing is kept */
 } imp_engine_config;
 
 IMP_MUST_USE imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err);
-void imp_engine_free(imp_engine *e); /* cancels what runs; every accepted request gets its final event first */
+void imp_engine_free(
+    imp_engine *e); /* cancels what runs; every accepted request gets its final event first */
 
 typedef struct imp_model_info {
     const char *id;          /* the name requests use */
@@ -98,12 +100,12 @@ typedef struct imp_model_info {
     uint64_t n_param;
     uint64_t file_bytes;
     uint32_t n_vocab, n_layer, n_embd, n_head, n_kv_head;
-    uint32_t n_ctx_train;    /* the model's own limit */
-    uint32_t n_ctx;          /* what this engine serves */
+    uint32_t n_ctx_train; /* the model's own limit */
+    uint32_t n_ctx;       /* what this engine serves */
     bool can_generate, can_embed;
-    uint32_t embed_dim;      /* 0 when it cannot embed */
-    bool matryoshka;         /* the model says that shortened embeddings keep their meaning */
-    int64_t created;         /* Unix seconds */
+    uint32_t embed_dim; /* 0 when it cannot embed */
+    bool matryoshka;    /* the model says that shortened embeddings keep their meaning */
+    int64_t created;    /* Unix seconds */
 } imp_model_info;
 
 /* Load from a GGUF file, or a folder or file of safetensors. id NULL: the file's own name without suffix. */
@@ -176,7 +178,12 @@ typedef enum imp_request_kind {
     IMP_REQUEST_SCORE     /* tokens in, logits of every position out */
 } imp_request_kind;
 
-typedef enum imp_finish { IMP_FINISH_STOP, IMP_FINISH_LENGTH, IMP_FINISH_CANCELLED, IMP_FINISH_ERROR } imp_finish;
+typedef enum imp_finish {
+    IMP_FINISH_STOP,
+    IMP_FINISH_LENGTH,
+    IMP_FINISH_CANCELLED,
+    IMP_FINISH_ERROR
+} imp_finish;
 
 typedef struct imp_token_prob {
     int32_t id;
@@ -221,23 +228,24 @@ typedef void (*imp_event_fn)(void *user, uint64_t id, const imp_event *ev);
 
 typedef struct imp_request {
     imp_request_kind kind;
-    const int32_t *ids;     /* all inputs' tokens, one after the other */
-    const size_t *n_ids;    /* tokens of each input */
-    size_t n_input;         /* 1 for GENERATE and SCORE */
-    uint32_t max_tok;       /* GENERATE: at most this many; 0: until the context is full */
+    const int32_t *ids;  /* all inputs' tokens, one after the other */
+    const size_t *n_ids; /* tokens of each input */
+    size_t n_input;      /* 1 for GENERATE and SCORE */
+    uint32_t max_tok;    /* GENERATE: at most this many; 0: until the context is full */
     imp_sampling sampling;
     const char *const *stop;
     size_t n_stop;
     bool ignore_eos;
-    bool fresh_text;        /* GENERATE: the answer stands by itself (a chat's), so a vocabulary's leading space is no part
+    bool
+        fresh_text; /* GENERATE: the answer stands by itself (a chat's), so a vocabulary's leading space is no part
                                of it; false: it continues the prompt's text */
-    uint32_t n_logprobs;    /* alternatives a token; with want_logprobs */
+    uint32_t n_logprobs; /* alternatives a token; with want_logprobs */
     bool want_logprobs;
-    bool raw_embedding;     /* EMBED: true leaves out the model's normalisation */
-    uint32_t dimensions;    /* EMBED: 0: all; else cut to this many and normalise again */
+    bool raw_embedding;  /* EMBED: true leaves out the model's normalisation */
+    uint32_t dimensions; /* EMBED: 0: all; else cut to this many and normalise again */
     imp_event_fn on_event;
     void *user;
-    const char *require;    /* every phase on this device, or NOT_READY with the reason; NULL: free */
+    const char *require; /* every phase on this device, or NOT_READY with the reason; NULL: free */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,

@@ -118,7 +118,8 @@ app_result cmd_show(app *a)
     const char *path;
     imp_net *net;
     app_result r = APP_OK;
-    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK || imp_net_open(path, 0, &net, &a->err) != IMP_OK)
+    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK ||
+        imp_net_open(path, 0, &net, &a->err) != IMP_OK)
         return APP_FAILED;
     if (opt_on(&a->opt, OPT_JSON)) {
         r = app_print_json(a, show_json(net, path));

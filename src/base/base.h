@@ -28,7 +28,8 @@
 /* Fill *err (when not NULL) and return status: `return imp_fail(err, IMP_FORMAT, "...", ...);` */
 imp_status imp_fail(imp_error *err, imp_status status, const char *fmt, ...) IMP_PRINTF(3, 4);
 /* The same with a byte position, or with the name of the field at fault. */
-imp_status imp_fail_at(imp_error *err, imp_status status, uint64_t pos, const char *fmt, ...) IMP_PRINTF(4, 5);
+imp_status imp_fail_at(imp_error *err, imp_status status, uint64_t pos, const char *fmt, ...)
+    IMP_PRINTF(4, 5);
 imp_status imp_fail_field(imp_error *err, imp_status status, const char *field, const char *fmt, ...)
     IMP_PRINTF(4, 5);
 
@@ -101,7 +102,7 @@ size_t imp_utf8_incomplete_tail(const char *s, size_t n);
 typedef enum imp_log_level { IMP_LOG_ERROR, IMP_LOG_WARN, IMP_LOG_INFO, IMP_LOG_DEBUG } imp_log_level;
 void imp_log_set_level(imp_log_level level); /* default WARN */
 void imp_log(imp_log_level level, const char *fmt, ...) IMP_PRINTF(2, 3);
-uint64_t imp_now_ns(void);                   /* monotonic */
+uint64_t imp_now_ns(void); /* monotonic */
 
 /* A hash of bytes for tables and cache keys (not for secrets): FNV-1a with a final mix. */
 uint64_t imp_hash(const void *p, size_t n, uint64_t seed);

@@ -59,8 +59,8 @@ struct imp_model {
     imp_instance inst[MAX_UNIT];
     uint32_t home; /* the unit whose instance gives info and memory */
     imp_cost cost_generate, cost_embed;
-    double mean_gen; /* tokens an answer has, smoothed; place_lock */
-    bool leaving;    /* to be taken out by the scheduler threads */
+    double mean_gen;  /* tokens an answer has, smoothed; place_lock */
+    bool leaving;     /* to be taken out by the scheduler threads */
     uint32_t n_going; /* instances taken out that are not freed yet; engine.lock */
 };
 
@@ -100,7 +100,7 @@ struct imp_engine {
     size_t n_model;
     bool quit;
     _Atomic uint64_t next_id;
-    imp_stats past; /* of models that were unloaded */
+    imp_stats past;       /* of models that were unloaded */
     imp_mutex *open_lock; /* one instance is opened at a time */
     imp_mutex *place_lock;
     imp_placer placer;

@@ -30,20 +30,27 @@ typedef enum imp_rows { IMP_ROWS_TOK, IMP_ROWS_OUT, IMP_ROWS_SEQ, IMP_ROWS_NONE 
     X(GLU, 2, 2)        /* act(gate) * up */                                                                 \
     X(SLICE, 1, 1)      /* columns begin .. begin+width-1 */                                                 \
     X(ROPE, 1, 1)       /* rotary position on the first n_rot columns of every head */                       \
-    X(ATTN, 3, 4)       /* q, k, v, sink[n_head]?: k, v go to the cache, then softmax(scale q k^T + mask) v */ \
-    X(MOE, 5, 5)        /* x, router logits[r][n_expert], gate, up, down (n_expert parts each) */            \
-    X(GATHER, 1, 1)     /* rows batch->out_row -> [out][width] */                                            \
-    X(POOL, 1, 1)       /* per sequence -> [seq][width] */                                                   \
-    X(L2_NORM, 1, 1)    /* x / max(|x|, eps) */
+    X(ATTN, 3, 4)    /* q, k, v, sink[n_head]?: k, v go to the cache, then softmax(scale q k^T + mask) v */  \
+    X(MOE, 5, 5)     /* x, router logits[r][n_expert], gate, up, down (n_expert parts each) */               \
+    X(GATHER, 1, 1)  /* rows batch->out_row -> [out][width] */                                               \
+    X(POOL, 1, 1)    /* per sequence -> [seq][width] */                                                      \
+    X(L2_NORM, 1, 1) /* x / max(|x|, eps) */
 
 typedef enum imp_op {
 #define IMP_X(name, lo, hi) IMP_OP_##name,
     IMP_OP_LIST(IMP_X)
 #undef IMP_X
-    IMP_N_OP
+        IMP_N_OP
 } imp_op;
 
-typedef enum imp_act { IMP_ACT_SILU, IMP_ACT_GELU /* erf */, IMP_ACT_GELU_TANH, IMP_ACT_RELU, IMP_ACT_TANH, IMP_ACT_SIGMOID } imp_act;
+typedef enum imp_act {
+    IMP_ACT_SILU,
+    IMP_ACT_GELU /* erf */,
+    IMP_ACT_GELU_TANH,
+    IMP_ACT_RELU,
+    IMP_ACT_TANH,
+    IMP_ACT_SIGMOID
+} imp_act;
 typedef enum imp_embed_by { IMP_BY_TOKEN, IMP_BY_POSITION, IMP_BY_TYPE } imp_embed_by;
 typedef enum imp_pool_kind { IMP_POOL_MEAN, IMP_POOL_CLS, IMP_POOL_LAST } imp_pool_kind;
 typedef enum imp_mask {
@@ -54,9 +61,9 @@ typedef enum imp_mask {
 typedef struct imp_attn_attr {
     uint32_t n_head, n_kv_head, head_dim; /* q: [r][n_head*head_dim]; k, v: [r][n_kv_head*head_dim] */
     uint32_t window;                      /* 0: none */
-    int32_t kv_layer;                     /* which layer of the KV cache; -1: none, keys are this step's own */
+    int32_t kv_layer; /* which layer of the KV cache; -1: none, keys are this step's own */
     imp_mask mask;
-    float scale, softcap;                 /* softcap 0: none; applied to scale*q.k before the mask */
+    float scale, softcap; /* softcap 0: none; applied to scale*q.k before the mask */
 } imp_attn_attr;
 
 typedef struct imp_rope_attr {
@@ -77,19 +84,37 @@ typedef struct imp_node {
     uint32_t n_in;
     imp_val in[5];
     imp_rows rows;
-    uint64_t width; /* columns; a weight's last dimension */
+    uint64_t width;   /* columns; a weight's last dimension */
     const char *name; /* "blk.3.attn_q", owned by the graph; "" when unnamed */
     union {
-        struct { const imp_tensor *part; uint32_t n_part; } weight; /* part[] owned by the graph */
-        struct { imp_embed_by by; int32_t offset; } embed;          /* row = position + offset */
-        struct { float eps; uint64_t group; float w_offset; } norm; /* group == width unless per head */
-        struct { float c; } scale; /* SCALE and SOFTCAP */
-        struct { imp_act act; } act; /* ACT and GLU */
-        struct { uint64_t begin; } slice;
+        struct {
+            const imp_tensor *part;
+            uint32_t n_part;
+        } weight; /* part[] owned by the graph */
+        struct {
+            imp_embed_by by;
+            int32_t offset;
+        } embed; /* row = position + offset */
+        struct {
+            float eps;
+            uint64_t group;
+            float w_offset;
+        } norm; /* group == width unless per head */
+        struct {
+            float c;
+        } scale; /* SCALE and SOFTCAP */
+        struct {
+            imp_act act;
+        } act; /* ACT and GLU */
+        struct {
+            uint64_t begin;
+        } slice;
         imp_rope_attr rope; /* inv_freq copied into the graph */
         imp_attn_attr attn;
         imp_moe_attr moe;
-        struct { imp_pool_kind kind; } pool;
+        struct {
+            imp_pool_kind kind;
+        } pool;
     } u;
 } imp_node;
 
@@ -102,11 +127,12 @@ void imp_graph_free(imp_graph *g);
 void imp_graph_scope(imp_graph *g, const char *fmt, ...) IMP_PRINTF(2, 3);
 
 imp_val imp_g_weight(imp_graph *g, const char *name, const imp_tensor *t);
-imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t, uint32_t n_part); /* equal shapes */
+imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t,
+                           uint32_t n_part); /* equal shapes */
 imp_val imp_g_embed(imp_graph *g, imp_val w, imp_embed_by by, int32_t offset);
 imp_val imp_g_linear(imp_graph *g, imp_val x, imp_val w, imp_val bias /* or 0 */);
-imp_val imp_g_rms_norm(imp_graph *g, imp_val x, imp_val w /* or 0 */, float eps, uint64_t group /* 0: width */,
-                       float w_offset);
+imp_val imp_g_rms_norm(imp_graph *g, imp_val x, imp_val w /* or 0 */, float eps,
+                       uint64_t group /* 0: width */, float w_offset);
 imp_val imp_g_layer_norm(imp_graph *g, imp_val x, imp_val w, imp_val b, float eps);
 imp_val imp_g_add(imp_graph *g, imp_val a, imp_val b);
 imp_val imp_g_mul(imp_graph *g, imp_val a, imp_val b);
@@ -116,8 +142,10 @@ imp_val imp_g_act(imp_graph *g, imp_val x, imp_act act);
 imp_val imp_g_glu(imp_graph *g, imp_val gate, imp_val up, imp_act act);
 imp_val imp_g_slice(imp_graph *g, imp_val x, uint64_t begin, uint64_t width);
 imp_val imp_g_rope(imp_graph *g, imp_val x, const imp_rope_attr *a);
-imp_val imp_g_attn(imp_graph *g, imp_val q, imp_val k, imp_val v, imp_val sink /* or 0 */, const imp_attn_attr *a);
-imp_val imp_g_moe(imp_graph *g, imp_val x, imp_val logits, imp_val gate, imp_val up, imp_val down, const imp_moe_attr *a);
+imp_val imp_g_attn(imp_graph *g, imp_val q, imp_val k, imp_val v, imp_val sink /* or 0 */,
+                   const imp_attn_attr *a);
+imp_val imp_g_moe(imp_graph *g, imp_val x, imp_val logits, imp_val gate, imp_val up, imp_val down,
+                  const imp_moe_attr *a);
 imp_val imp_g_gather(imp_graph *g, imp_val x);
 imp_val imp_g_pool(imp_graph *g, imp_val x, imp_pool_kind kind);
 imp_val imp_g_l2_norm(imp_graph *g, imp_val x);

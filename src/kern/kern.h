@@ -92,7 +92,7 @@ typedef struct imp_matmul {
      * packed alone, to packed_bytes(r, k) (not those of IMP_AFFINE tensors). */
     uint64_t (*packed_bytes)(uint64_t n, uint64_t k);
     void (*pack)(const imp_tensor *w, void *out); /* NULL with packed_bytes */
-    uint64_t (*scratch_bytes)(uint64_t k);            /* NULL: none */
+    uint64_t (*scratch_bytes)(uint64_t k);        /* NULL: none */
     void (*run)(const imp_matmul_args *a);
 } imp_matmul;
 

@@ -12,26 +12,26 @@
 enum { IMP_MAX_EOS = 16 };
 
 typedef struct imp_net_config {
-    char arch[32];     /* our family name: "llama", "qwen3", "bert" */
-    char name[128];    /* general.name or the folder's */
-    char type[24];     /* dtype of most weight bytes: "q4_0"; MLX: "affine4g64" */
+    char arch[32];  /* our family name: "llama", "qwen3", "bert" */
+    char name[128]; /* general.name or the folder's */
+    char type[24];  /* dtype of most weight bytes: "q4_0"; MLX: "affine4g64" */
     uint32_t n_layer, n_embd, n_head, n_kv_head, head_dim, n_ff, n_vocab, n_ctx_train;
     uint64_t n_param, file_bytes;
     int32_t eos[IMP_MAX_EOS];
     uint32_t n_eos;
     bool can_generate, can_embed;
     imp_pool_kind pool;
-    bool normalize;      /* the model ends with L2 normalisation */
+    bool normalize; /* the model ends with L2 normalisation */
     bool matryoshka;
     uint32_t embed_dim;
-    bool has_types;      /* token types are embedded (BERT) */
+    bool has_types; /* token types are embedded (BERT) */
 } imp_net_config;
 
 typedef struct imp_net {
     imp_net_config cfg;
-    imp_tokenizer *tok;       /* NULL when the files hold none */
-    imp_graph *generate;      /* tokens -> logits [out][n_vocab]; NULL for encoders */
-    imp_graph *embed;         /* tokens -> vectors [seq][embed_dim], not normalised; NULL: cannot embed */
+    imp_tokenizer *tok;        /* NULL when the files hold none */
+    imp_graph *generate;       /* tokens -> logits [out][n_vocab]; NULL for encoders */
+    imp_graph *embed;          /* tokens -> vectors [seq][embed_dim], not normalised; NULL: cannot embed */
     const char *chat_template; /* Jinja text or NULL; owned */
     struct imp_net_source *source; /* the open files; private */
 } imp_net;

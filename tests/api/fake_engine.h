@@ -258,7 +258,8 @@ const imp_model_info *imp_model_get_info(const imp_model *m)
 void imp_model_get_memory(const imp_model *m, imp_memory *out)
 {
     (void)m;
-    *out = (imp_memory){.weights = 100, .kv = 20, .scratch = 3, .total = 123, .fits = true, .largest_ctx = 64};
+    *out =
+        (imp_memory){.weights = 100, .kv = 20, .scratch = 3, .total = 123, .fits = true, .largest_ctx = 64};
 }
 static char *fake_json(uint64_t id, const char *fmt)
 {
