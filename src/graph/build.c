@@ -161,6 +161,11 @@ imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t, 
             imp_graph_fail(g, IMP_UNSUPPORTED, "weight \"%s\" has a type that no weight can have", name);
             return 0;
         }
+        if (p->dtype != IMP_AFFINE && imp_tensor_n_col(p) % info->block_elem != 0) {
+            imp_graph_fail(g, IMP_INVALID, "weight \"%s\": rows of %llu elements are no whole blocks of %s",
+                           name, (unsigned long long)imp_tensor_n_col(p), info->name);
+            return 0;
+        }
     }
     imp_tensor *part = imp_arena_array(g->arena, n_part, sizeof *part);
     const char *copy = imp_arena_strndup(g->arena, name, strlen(name));

@@ -91,7 +91,7 @@ static void test_plan_is_exact(void **state)
         if (info->to_f32 == NULL || (info->block_elem == 1 && t != IMP_F32 && t != IMP_F16 && t != IMP_BF16))
             continue;
         rig *r = rig_new(t);
-        imp_graph *g = tiny_model(r, (tiny){.dtype = t, .bias = true}, false);
+        imp_graph *g = tiny_model(r, (tiny){.dtype = t, .head_dim = 64, .bias = true}, false);
         imp_limits lim = test_limits(IMP_F32);
         imp_device *d = open_dev("cpu", 3);
         imp_dev_memory plan;
@@ -103,7 +103,7 @@ static void test_plan_is_exact(void **state)
         assert_int_equal(plan.scratch, x->scratch_bytes);
         assert_int_equal(plan.other, sizeof *x + imp_arena_bytes(x->arena));
         assert_int_equal(plan.kv,
-                         2ull * 2 * 64 * 64 * 4 * N_BLOCK); /* layers, k and v, columns, tokens, f32 */
+                         2ull * 2 * 64 * 128 * 4 * N_BLOCK); /* layers, k and v, columns, tokens, f32 */
         d->ops->exec_free(base);
         d->ops->close(d);
         imp_graph_free(g);
@@ -134,7 +134,7 @@ static void test_step_takes_no_memory(void **state)
 {
     (void)state;
     static const tiny models[] = {
-        {.dtype = IMP_Q8_0}, {.dtype = IMP_Q4_K, .n_expert = 4, .n_used = 2}, {.fused = true}};
+        {.dtype = IMP_Q8_0}, {.dtype = IMP_Q4_K, .head_dim = 64, .n_expert = 4, .n_used = 2}, {.fused = true}};
     for (size_t m = 0; m < IMP_COUNT(models); m++) {
         rig *r = rig_new(4);
         imp_graph *g = tiny_model(r, models[m], false);

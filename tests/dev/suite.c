@@ -495,8 +495,8 @@ static void test_models(void **state)
     check_model("bf16", (tiny){.dtype = IMP_BF16}, IMP_F32, false, 1e-5);
     check_model("q8_0", (tiny){.dtype = IMP_Q8_0}, IMP_F16, false, 0.05);
     check_model("q4_0", (tiny){.dtype = IMP_Q4_0, .fused = true}, IMP_F16, false, 0.05);
-    check_model("q4_k", (tiny){.dtype = IMP_Q4_K}, IMP_F16, false, 0.05);
-    check_model("q6_k", (tiny){.dtype = IMP_Q6_K, .qk_norm = true}, IMP_F16, false, 0.05);
+    check_model("q4_k", (tiny){.dtype = IMP_Q4_K, .head_dim = 64}, IMP_F16, false, 0.05);
+    check_model("q6_k", (tiny){.dtype = IMP_Q6_K, .head_dim = 64, .qk_norm = true}, IMP_F16, false, 0.05);
     check_model("q5_1", (tiny){.dtype = IMP_Q5_1}, IMP_F16, false, 0.05);
 }
 
