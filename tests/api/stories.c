@@ -209,6 +209,37 @@ static void stop_strings_end_inside_tokens(void **state)
     stop(&r);
 }
 
+/* Text that a stop string cuts inside a token still comes with that token's probability. */
+static void logprobs_cover_the_text(void **state)
+{
+    (void)state;
+    rig r = start();
+    for (size_t at = 1; at < 40; at++) {
+        char stop_text[2] = {story[at], '\0'};
+        json_t *q = json_pack("{s:s, s:i, s:i, s:[s], s:i}", "prompt", prompt[0], "max_tokens", 60,
+                              "temperature", 0, "stop", stop_text, "logprobs", 0);
+        char *body = json_dumps(q, 0);
+        answer a = post(r.port, "/v1/completions", body);
+        free(body);
+        json_decref(q);
+        assert_int_equal(a.status, 200);
+        json_t *o = json_loads(a.body, 0, NULL);
+        json_t *c = json_array_get(json_object_get(o, "choices"), 0);
+        const char *text = json_string_value(json_object_get(c, "text"));
+        json_t *tokens = json_object_get(json_object_get(c, "logprobs"), "tokens"), *t;
+        imp_buf all = {0};
+        size_t i;
+        imp_buf_str(&all, "");
+        json_array_foreach(tokens, i, t) imp_buf_str(&all, json_string_value(t));
+        assert_true(all.n >= strlen(text));
+        assert_memory_equal(all.data, text, strlen(text));
+        imp_buf_deinit(&all);
+        json_decref(o);
+        free(a.body);
+    }
+    stop(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
@@ -216,6 +247,7 @@ int main(void)
         cmocka_unit_test(sixty_four_clients_get_the_bytes_they_get_alone),
         cmocka_unit_test(clients_that_leave_free_their_slots),
         cmocka_unit_test(stop_strings_end_inside_tokens),
+        cmocka_unit_test(logprobs_cover_the_text),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

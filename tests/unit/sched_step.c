@@ -346,6 +346,32 @@ static void a_failed_step_ends_its_requests_and_the_next_works(void **state)
     rig_free(&g);
 }
 
+static void nothing_left_to_choose_is_an_error(void **state)
+{
+    (void)state;
+    rig g = rig_new(16, 2, 64, 128);
+    static client a, b;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    imp_logit_bias ban[VOCAB];
+    for (int32_t v = 0; v < VOCAB; v++) ban[v] = (imp_logit_bias){v, -100};
+    size_t n = 2;
+    imp_request q = generate((int32_t[]){1, 2}, &n, 5, &a);
+    q.sampling.bias = ban;
+    q.sampling.n_bias = VOCAB;
+    imp_error e;
+    assert_int_equal(imp_sched_submit(g.s, &q, 1, &e), IMP_OK);
+    q = generate((int32_t[]){1, 2}, &n, 5, &b);
+    assert_int_equal(imp_sched_submit(g.s, &q, 2, &e), IMP_OK);
+    while (imp_sched_has_work(g.s)) imp_sched_step(g.s);
+    assert_int_equal(a.n_done, 1);
+    assert_int_equal(a.finish, IMP_FINISH_ERROR);
+    assert_int_equal(a.n_got, 0);
+    check_answer((int32_t[]){1, 2}, 2, 5, &b); /* in the same step */
+    assert_int_equal(g.s->kv.n_free, g.s->kv.n_block);
+    rig_free(&g);
+}
+
 static void decoding_calls_no_heap(void **state)
 {
     (void)state;
@@ -409,6 +435,7 @@ int main(void)
         cmocka_unit_test(embeddings_are_batched_cut_and_normalised),
         cmocka_unit_test(bad_requests_are_refused_without_a_callback),
         cmocka_unit_test(a_failed_step_ends_its_requests_and_the_next_works),
+        cmocka_unit_test(nothing_left_to_choose_is_an_error),
         cmocka_unit_test(decoding_calls_no_heap),
         cmocka_unit_test(every_failed_allocation_is_clean),
     };

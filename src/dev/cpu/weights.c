@@ -27,7 +27,7 @@ static imp_status choose_matrix(cpu_exec *x, imp_val v, imp_error *err)
     w->part = n->u.weight.part;
     w->n_part = n->u.weight.n_part;
     /* An embedding is used as it is, not drawn from: with int8 activations the vectors of a q8_0 MiniLM fall to a cosine
-     * of 0.9987 with the original's, with f32 ones they keep 0.9995. */
+     * of 0.9987 with the original's, with 16-bit or f32 ones they keep 0.9995. */
     bool vectors = imp_graph_node(x->graph, imp_graph_output(x->graph))->rows == IMP_ROWS_SEQ;
     w->mm = (vectors ? imp_matmul_select_f32 : imp_matmul_select)(w->part->dtype, n->width);
     if (w->mm == NULL) {
