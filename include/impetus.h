@@ -111,9 +111,15 @@ typedef struct imp_model_info {
 /* Load from a GGUF file, or a folder or file of safetensors. id NULL: the file's own name without suffix. */
 IMP_MUST_USE imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_model **out,
                                         imp_error *err);
-void imp_model_unload(imp_model *m); /* waits for its requests, which end CANCELLED */
-size_t imp_engine_models(imp_engine *e, imp_model **out, size_t cap); /* returns how many there are */
-imp_model *imp_engine_find(imp_engine *e, const char *id);            /* NULL: unknown */
+/* Waits for its requests, which end CANCELLED; later submits are refused. Its memory goes with the last reference that
+ * imp_engine_find or imp_engine_models gave. */
+void imp_model_unload(imp_model *m);
+/* Both give references: each model stays whole until imp_model_release, which must come before imp_engine_free. The
+ * pointer from imp_engine_load is no reference: it is good until the model is unloaded. */
+size_t imp_engine_models(imp_engine *e, imp_model **out,
+                         size_t cap);                      /* fills up to cap; returns how many there are */
+imp_model *imp_engine_find(imp_engine *e, const char *id); /* NULL: unknown */
+void imp_model_release(imp_model *m);                      /* NULL is allowed */
 const imp_model_info *imp_model_get_info(const imp_model *m);
 
 /* Memory of a model, from the same code that allocates it. Bytes. */

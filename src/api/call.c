@@ -157,6 +157,7 @@ imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, im
             return NULL;
         }
         if (suits(imp_model_get_info(m), embed)) return m;
+        imp_model_release(m);
         (void)imp_fail_field(err, IMP_INVALID, "model", "the model '%.200s' cannot %s", id, what);
         return NULL;
     }
@@ -168,11 +169,13 @@ imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, im
     }
     for (size_t i = 0; i < n; i++) {
         if (!suits(imp_model_get_info(list[i]), embed)) continue;
-        n_fit++;
+        if (n_fit++ > 0) continue;
         found = list[i];
+        list[i] = NULL; /* its reference is kept */
     }
-    imp_sys_free(list);
+    imp_api_list_free(list, n);
     if (n_fit == 1) return found;
+    imp_model_release(found);
     if (n_fit == 0)
         (void)imp_fail_field(err, IMP_NOT_FOUND, "model", "no loaded model can %s", what);
     else

@@ -284,7 +284,10 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
     if (st == IMP_OK) st = imp_call_init(&e->base, a, s, ollama, 1);
     if (st != IMP_OK) {
         if (err.status == IMP_OK) imp_fail(&err, st, "out of memory");
-        if (e) embed_deinit(e);
+        if (e) {
+            imp_model_release(e->model);
+            embed_deinit(e);
+        }
         imp_sys_free(e);
         imp_api_fail(s, ollama, &err);
         return NULL;
@@ -295,6 +298,8 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
     st = submit(e, &err);
     imp_sys_free(e->ids); /* the engine has its copy */
     e->ids = NULL;
+    imp_model_release(e->model);
+    e->model = NULL;
     imp_api_json_release(&e->p.root);
     imp_call_go(&e->base, st == IMP_OK ? NULL : &err);
     return &e->base;

@@ -190,6 +190,7 @@ static void on_finish(imp_api_call *base)
         imp_api_fail(&base->sink, base->ollama, &base->err);
     else
         finish_whole(g);
+    imp_model_release(g->model);
     imp_call_unref(base);
 }
 
@@ -404,6 +405,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     }
     if (st != IMP_OK) {
         drop_prompts(g);
+        imp_model_release(g->model);
         imp_api_params_deinit(&g->p);
         imp_sys_free(g);
         imp_api_fail(s, false, &err);

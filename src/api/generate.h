@@ -42,7 +42,7 @@ struct gen_call {
     imp_api_call base; /* first */
     imp_api_params p;
     const gen_format *format;
-    imp_model *model;
+    imp_model *model; /* a reference, until the last event */
     const char *model_id; /* in the arena */
     char id[48];
     int64_t created;

@@ -172,7 +172,8 @@ void imp_api_models(imp_api *a, const imp_api_sink *s);
 void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s);
 void imp_api_tags(imp_api *a, const imp_api_sink *s);
 void imp_api_metrics(imp_api *a, const imp_api_sink *s);
-size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_sys_free *out; NULL: out of memory */
+size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_api_list_free; NULL: out of memory */
+void imp_api_list_free(imp_model **list, size_t n);
 /* route.c: the index of a path in the route table, IMP_N_ROUTE when unknown; and its name for metrics. */
 size_t imp_api_route_index(const char *path);
 const char *imp_api_route_name(size_t i); /* NULL: no such route */

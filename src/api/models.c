@@ -16,9 +16,16 @@ size_t imp_api_list(imp_api *a, imp_model ***out)
             *out = list;
             return n;
         }
+        for (size_t i = 0; i < cap; i++) imp_model_release(list[i]);
         imp_sys_free(list); /* more were loaded meanwhile */
         cap = n;
     }
+}
+
+void imp_api_list_free(imp_model **list, size_t n)
+{
+    for (size_t i = 0; list && i < n; i++) imp_model_release(list[i]);
+    imp_sys_free(list);
 }
 
 static void write_model(imp_buf *b, const imp_model_info *m)
@@ -55,13 +62,13 @@ void imp_api_models(imp_api *a, const imp_api_sink *s)
     }
     imp_buf_str(&b, "]}");
     b.failed |= list == NULL;
-    imp_sys_free(list);
+    imp_api_list_free(list, n);
     imp_api_answer(s, 200, &b);
 }
 
 void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
 {
-    const imp_model *m = imp_engine_find(a->config.engine, id);
+    imp_model *m = imp_engine_find(a->config.engine, id);
     if (!m) {
         imp_error err = {0};
         imp_fail_field(&err, IMP_NOT_FOUND, "model", "the model '%.200s' is not loaded here", id);
@@ -70,6 +77,7 @@ void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
     }
     imp_buf b = {0};
     write_model(&b, imp_model_get_info(m));
+    imp_model_release(m);
     imp_api_answer(s, 200, &b);
 }
 
@@ -117,6 +125,6 @@ void imp_api_tags(imp_api *a, const imp_api_sink *s)
     }
     imp_buf_str(&b, "]}");
     b.failed |= list == NULL;
-    imp_sys_free(list);
+    imp_api_list_free(list, n);
     imp_api_answer(s, 200, &b);
 }

@@ -124,6 +124,27 @@ static void write_memory(const imp_memory *m, imp_buf *b)
     imp_buf_fmt(b, ",\"fits\":%s,\"largest_ctx\":%u", m->fits ? "true" : "false", m->largest_ctx);
 }
 
+static imp_status write_plan(imp_api *a, imp_model *m, const plan_request *r, imp_buf *b, imp_error *err)
+{
+    imp_memory mem;
+    imp_model_get_memory(m, &mem);
+    if ((uint64_t)(r->prompt + r->gen) > imp_model_get_info(m)->n_ctx)
+        return imp_fail_field(
+            err, IMP_NO_FIT, "prompt",
+            "%lld prompt and %lld generated tokens do not fit the context of %u that is served",
+            (long long)r->prompt, (long long)r->gen, imp_model_get_info(m)->n_ctx);
+    char *text =
+        imp_candidates_json(a->config.engine, m, (uint32_t)r->prompt, (uint32_t)r->gen, (uint32_t)r->batch);
+    if (!text) return imp_fail(err, IMP_NOMEM, "out of memory");
+    imp_buf_str(b, "{\"model\":");
+    imp_json_cstr(b, imp_model_get_info(m)->id);
+    imp_buf_str(b, ",");
+    write_memory(&mem, b);
+    imp_buf_fmt(b, ",%s", text + 1); /* goes on with "candidates" and ends the object */
+    imp_free(text);
+    return IMP_OK;
+}
+
 static imp_status plan_answer(imp_api *a, json_t *root, imp_buf *b, imp_error *err)
 {
     plan_request r;
@@ -134,23 +155,9 @@ static imp_status plan_answer(imp_api *a, json_t *root, imp_buf *b, imp_error *e
         return imp_fail_field(err, IMP_NOT_FOUND, "model",
                               "the model '%.200s' is not loaded here; the list of models says which are",
                               r.model ? r.model : "");
-    imp_memory mem;
-    imp_model_get_memory(m, &mem);
-    if ((uint64_t)(r.prompt + r.gen) > imp_model_get_info(m)->n_ctx)
-        return imp_fail_field(
-            err, IMP_NO_FIT, "prompt",
-            "%lld prompt and %lld generated tokens do not fit the context of %u that is served",
-            (long long)r.prompt, (long long)r.gen, imp_model_get_info(m)->n_ctx);
-    char *text =
-        imp_candidates_json(a->config.engine, m, (uint32_t)r.prompt, (uint32_t)r.gen, (uint32_t)r.batch);
-    if (!text) return imp_fail(err, IMP_NOMEM, "out of memory");
-    imp_buf_str(b, "{\"model\":");
-    imp_json_cstr(b, imp_model_get_info(m)->id);
-    imp_buf_str(b, ",");
-    write_memory(&mem, b);
-    imp_buf_fmt(b, ",%s", text + 1); /* goes on with "candidates" and ends the object */
-    imp_free(text);
-    return IMP_OK;
+    imp_status st = write_plan(a, m, &r, b, err);
+    imp_model_release(m);
+    return st;
 }
 
 void imp_api_plan(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)

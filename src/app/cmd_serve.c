@@ -158,6 +158,7 @@ static void say_listening(server *s)
                 "curl %s/v1/completions%s -H 'Content-Type: application/json' -d "
                 "'{\"model\":\"%s\",\"prompt\":\"Once upon a time\",\"max_tokens\":60}'\n",
                 url, key, i->id);
+    imp_model_release(m[0]);
     fflush(s->say);
 }
 
@@ -175,6 +176,7 @@ static app_result say_json(server *s)
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:i, s:I}", "id", i->id, "arch", i->arch,
                                               "type", i->type, "device", i->device, "ctx", (int)i->n_ctx,
                                               "memory", (json_int_t)mem.total));
+        imp_model_release(m[k]);
     }
     address(s, url, sizeof url);
     app_result r = app_print_json(

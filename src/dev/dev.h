@@ -50,7 +50,8 @@ typedef struct imp_device imp_device;
 typedef struct imp_exec imp_exec;
 
 typedef struct imp_device_ops {
-    const char *kind; /* "cpu", "ref" */
+    const char *kind;  /* "cpu", "ref" */
+    bool slow_compile; /* compile takes so long that models start on other devices and this one joins later */
     /* NULL: the device runs this node; else why not (a fixed string). */
     const char *(*refuses)(const imp_device *d, const imp_graph *g, imp_val v);
     imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,

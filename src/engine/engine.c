@@ -4,7 +4,8 @@
  *          (tokens and chats).
  * Idea:    a unit's thread sleeps until one of its schedulers has work, then lets every model take a step in turn. The
  *          unit's device is locked for a step or a compile, so a model can be loaded while others serve.
- * Always:  an instance goes only on its unit's thread, between steps; the last one takes the model with it.
+ * Always:  an instance goes only on its unit's thread, between steps, when nobody holds it; the model goes with its last
+ *          instance and reference.
  * Threads: public functions from any thread. */
 #include <stdio.h>
 
@@ -43,10 +44,13 @@ static void let_go(imp_unit *u)
     for (size_t i = 0; i < e->n_model; i++) {
         imp_model *m = e->model[i];
         imp_instance *x = &m->inst[u->index];
-        if (!(m->leaving || e->quit) || x->sched == NULL) continue;
+        if (!(m->leaving || e->quit) || x->sched == NULL || x->n_using > 0) continue;
         gone[n_gone++] = *x;
         m->n_going++;
+        imp_mutex_lock(
+            e->place_lock); /* who looks at the units' loads under it sees the scheduler or nothing */
         *x = (imp_instance){.unit = u, .model = m};
+        imp_mutex_unlock(e->place_lock);
     }
     imp_mutex_unlock(e->lock);
     if (n_gone == 0) return;
@@ -58,10 +62,15 @@ static void let_go(imp_unit *u)
         bool mine = false;
         for (size_t k = 0; k < n_gone; k++) mine = mine || gone[k].model == m;
         if (mine) m->n_going--;
-        if (mine && m->n_going == 0 && !instances_left(m))
-            empty[n_empty++] = m;
-        else
+        if (!mine || m->n_going > 0 || instances_left(m)) {
             e->model[kept++] = m;
+        } else if (m->n_ref == 0) {
+            empty[n_empty++] = m;
+        } else {
+            m->leaving = true;
+            m->next = e->gone;
+            e->gone = m;
+        }
     }
     e->n_model = kept;
     imp_mutex_unlock(e->lock);
@@ -112,7 +121,10 @@ static void scheduler_main(void *arg)
             imp_mutex_unlock(u->device_lock);
         }
     }
-    let_go(u);
+    do { /* whoever holds an instance lets it go soon */
+        let_go(u);
+        take_snapshot(u, &s);
+    } while (s.n > 0);
 }
 
 static imp_status choose_kv_dtype(imp_engine *e, imp_error *err)
@@ -139,6 +151,7 @@ static imp_status start(imp_engine *e, imp_error *err)
     if (s == IMP_OK) s = imp_mutex_new(&e->place_lock);
     if (s == IMP_OK) s = imp_mutex_new(&e->record_lock);
     if (s == IMP_OK) s = imp_cond_new(&e->left);
+    if (s == IMP_OK) s = imp_cond_new(&e->later_work);
     if (s != IMP_OK) return imp_fail(err, s, "cannot start: %s", imp_status_text(s));
     if (e->config.db_path != NULL) {
         imp_error why; /* without the store everything works, only nothing is remembered */
@@ -184,15 +197,23 @@ void imp_engine_free(imp_engine *e)
         e->quit = true;
         for (uint32_t i = 0; i < e->n_unit; i++)
             if (e->unit[i]->work != NULL) imp_unit_wake(e->unit[i]);
+        if (e->later_work != NULL) imp_cond_broadcast(e->later_work);
         imp_mutex_unlock(e->lock);
     }
+    imp_later_stop(e);
     for (uint32_t i = 0; i < e->n_unit; i++)
         if (e->unit[i]->thread != NULL) imp_thread_join(e->unit[i]->thread);
+    while (e->gone != NULL) {
+        imp_model *m = e->gone;
+        e->gone = m->next;
+        imp_model_free(m);
+    }
     if (e->store != NULL) imp_records_store(e);
     imp_units_close(e);
     imp_records_free(e);
     imp_store_close(e->store);
     imp_cond_free(e->left);
+    imp_cond_free(e->later_work);
     imp_mutex_free(e->lock);
     imp_mutex_free(e->open_lock);
     imp_mutex_free(e->place_lock);
@@ -203,8 +224,15 @@ void imp_engine_free(imp_engine *e)
 size_t imp_engine_models(imp_engine *e, imp_model **out, size_t cap)
 {
     imp_mutex_lock(e->lock);
-    for (size_t i = 0; i < e->n_model && i < cap; i++) out[i] = e->model[i];
-    size_t n = e->n_model;
+    size_t n = 0;
+    for (size_t i = 0; i < e->n_model; i++) {
+        if (e->model[i]->leaving) continue;
+        if (n < cap) {
+            out[n] = e->model[i];
+            out[n]->n_ref++;
+        }
+        n++;
+    }
     imp_mutex_unlock(e->lock);
     return n;
 }
@@ -215,8 +243,45 @@ imp_model *imp_engine_find(imp_engine *e, const char *id)
     imp_mutex_lock(e->lock);
     for (size_t i = 0; i < e->n_model && m == NULL; i++)
         if (strcmp(e->model[i]->id, id) == 0 && !e->model[i]->leaving) m = e->model[i];
+    if (m != NULL) m->n_ref++;
     imp_mutex_unlock(e->lock);
     return m;
+}
+
+void imp_model_release(imp_model *m)
+{
+    if (m == NULL) return;
+    imp_engine *e = m->engine;
+    bool last = false;
+    imp_mutex_lock(e->lock);
+    m->n_ref--;
+    for (imp_model **at = &e->gone; *at != NULL && m->n_ref == 0 && !last; at = &(*at)->next) {
+        if (*at != m) continue;
+        *at = m->next;
+        last = true;
+        break;
+    }
+    imp_mutex_unlock(e->lock);
+    if (last) imp_model_free(m);
+}
+
+imp_sched *imp_instance_hold(imp_instance *x)
+{
+    imp_engine *e = x->unit->engine;
+    imp_mutex_lock(e->lock);
+    imp_sched *s = x->model->leaving || e->quit ? NULL : x->sched;
+    if (s != NULL) x->n_using++;
+    imp_mutex_unlock(e->lock);
+    return s;
+}
+
+void imp_instance_unhold(imp_instance *x, bool wake)
+{
+    imp_engine *e = x->unit->engine;
+    imp_mutex_lock(e->lock);
+    x->n_using--;
+    if (wake || x->model->leaving || e->quit) imp_unit_wake(x->unit);
+    imp_mutex_unlock(e->lock);
 }
 
 void imp_cancel(imp_engine *e, uint64_t id)

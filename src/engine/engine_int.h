@@ -44,6 +44,7 @@ typedef struct imp_instance {
     imp_fit fit;
     imp_exec *generate, *embed;
     imp_sched *sched; /* NULL: the model is not on this unit */
+    uint32_t n_using; /* calls that hold it to submit; engine.lock */
     char why_not[160];
 } imp_instance;
 
@@ -57,11 +58,14 @@ struct imp_model {
     imp_chat_family chat;  /* for a model without a template: what its control tokens say */
     char template_id[32];  /* "chatml", "jinja"; "": chat is refused */
     imp_instance inst[MAX_UNIT];
-    uint32_t home; /* the unit whose instance gives info and memory */
+    bool join[MAX_UNIT]; /* opened later, when the model is registered */
+    uint32_t home;       /* the unit whose instance gives info and memory */
     imp_cost cost_generate, cost_embed;
     double mean_gen;  /* tokens an answer has, smoothed; place_lock */
     bool leaving;     /* to be taken out by the scheduler threads */
     uint32_t n_going; /* instances taken out that are not freed yet; engine.lock */
+    uint32_t n_ref;   /* given out, and instances being opened; engine.lock */
+    imp_model *next;  /* in engine.gone */
 };
 
 /* What is remembered of a request: the choice and what came of it. */
@@ -89,6 +93,12 @@ typedef struct imp_record {
     imp_candidate cand[]; /* [n_cand] */
 } imp_record;
 
+/* A unit that will join a model. */
+typedef struct imp_later {
+    imp_model *model;
+    imp_unit *unit;
+} imp_later;
+
 struct imp_engine {
     imp_engine_config config; /* strings: not kept, but for the copies below */
     imp_dtype kv_dtype;
@@ -98,10 +108,15 @@ struct imp_engine {
     imp_cond *left; /* a model has left */
     imp_model *model[MAX_MODEL];
     size_t n_model;
+    imp_model *gone; /* unloaded, but references are left */
     bool quit;
     _Atomic uint64_t next_id;
     imp_stats past;       /* of models that were unloaded */
     imp_mutex *open_lock; /* one instance is opened at a time */
+    imp_thread *opener;   /* NULL: nothing had to be opened later yet; engine.lock */
+    imp_cond *later_work; /* with engine.lock */
+    imp_later later[MAX_MODEL];
+    size_t n_later;
     imp_mutex *place_lock;
     imp_placer placer;
     imp_mutex *record_lock;
@@ -120,11 +135,20 @@ IMP_MUST_USE imp_status imp_units_open(imp_engine *e, const char *spec, imp_erro
 void imp_units_close(imp_engine *e);
 imp_unit *imp_unit_find(const imp_engine *e, const char *name);
 
+/* Hold a model's scheduler on a unit so that it does not go meanwhile; NULL: it is not there or goes. */
+imp_sched *imp_instance_hold(imp_instance *x);
+void imp_instance_unhold(imp_instance *x, bool wake);
+
 /* ---- model.c ---- */
 void imp_instance_free(imp_instance *x); /* its unit's thread, or none left */
 void imp_model_free(imp_model *m);       /* not registered any more, no instance left running */
 /* Compile the model for a unit. Its error is kept in why_not. */
 imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err);
+
+/* ---- later.c ---- */
+/* The same on a thread of its own, while the model serves with what it has. BUSY: too many wait. */
+IMP_MUST_USE imp_status imp_instance_open_later(imp_model *m, imp_unit *u);
+void imp_later_stop(imp_engine *e); /* engine.quit is set */
 
 /* ---- route.c ---- */
 void imp_route_hooks(imp_instance *x, imp_sched_hooks *out);

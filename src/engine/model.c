@@ -127,6 +127,8 @@ static imp_status open_instance(imp_model *m, imp_unit *u, imp_error *err)
     imp_status s = compile(&x, &want, &why);
     imp_mutex_lock(u->engine->lock);
     imp_mutex_lock(u->engine->place_lock);
+    if (s == IMP_OK && (m->leaving || u->engine->quit)) /* unloaded while it was compiled here */
+        s = imp_fail(&why, IMP_NOT_READY, "the model is being unloaded");
     if (s == IMP_OK) {
         *at = x;
     } else {
@@ -163,14 +165,19 @@ static imp_status place_model(imp_model *m, imp_error *err)
     uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1;
     imp_status s = IMP_INTERNAL;
     bool there = false;
-    for (uint32_t pass = 0; pass < 2 && !there; pass++) /* second pass: whatever can take it */
+    /* Second pass: whatever can take it; third: also those for which the user has to wait. */
+    for (uint32_t pass = 0; pass < 3 && !there; pass++)
         for (uint32_t i = 0; i < e->n_unit; i++) {
-            if (((worth >> i & 1) != 0) == (pass == 1)) continue;
+            bool slow = e->unit[i]->device->ops->slow_compile;
+            if (slow ? pass < 2 : pass == 2 || ((worth >> i & 1) != 0) == (pass == 1)) continue;
             imp_status one = imp_instance_open(m, e->unit[i], there ? NULL : err);
             if (one == IMP_OK && !there) m->home = i;
             there = there || one == IMP_OK;
             if (!there) s = one;
         }
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        m->join[i] =
+            there && (worth >> i & 1) && m->inst[i].sched == NULL && e->unit[i]->device->ops->slow_compile;
     return there ? IMP_OK : s;
 }
 
@@ -213,6 +220,9 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
         imp_model_free(m);
         return s;
     }
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (m->join[i] && imp_instance_open_later(m, e->unit[i]) != IMP_OK)
+            imp_log(IMP_LOG_WARN, "%s goes on without %s", m->id, e->unit[i]->device->name);
     *out = m;
     return IMP_OK;
 }

@@ -172,8 +172,9 @@ static void nothing(void *user, uint64_t id, const imp_event *ev)
 static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
 {
     imp_instance *x = &m->inst[c->shadow];
-    if (r->kind != IMP_REQUEST_GENERATE || x->sched == NULL) return;
     imp_engine *e = m->engine;
+    imp_sched *sched = r->kind == IMP_REQUEST_GENERATE ? imp_instance_hold(x) : NULL;
+    if (sched == NULL) return;
     size_t n = IMP_MIN(r->n_ids[0], (size_t)x->fit.generate.max_tok);
     imp_request q = {.kind = IMP_REQUEST_GENERATE,
                      .ids = r->ids,
@@ -186,13 +187,12 @@ static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
     q.sampling.temperature = 0;
     imp_error ignored;
     uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1;
-    if (imp_sched_submit(x->sched, &q, id, &ignored) != IMP_OK) return;
+    bool taken = imp_sched_submit(sched, &q, id, &ignored) == IMP_OK;
+    imp_instance_unhold(x, taken);
+    if (!taken) return;
     imp_mutex_lock(e->place_lock);
     imp_place_explored(&e->placer, c->shadow_s);
     imp_mutex_unlock(e->place_lock);
-    imp_mutex_lock(e->lock);
-    imp_unit_wake(x->unit);
-    imp_mutex_unlock(e->lock);
 }
 
 imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
@@ -211,21 +211,20 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     imp_mutex_unlock(e->place_lock);
     if (refused) return s;
     imp_instance *x = &m->inst[c.chosen < 0 ? m->home : c.cand[c.chosen].prefill];
-    if (x->sched == NULL) {
+    if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
+    imp_sched *sched = imp_instance_hold(x);
+    if (sched == NULL) {
         imp_sys_free(rec);
         return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
     }
-    if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
     rec->decide_ns = imp_now_ns() - t0;
     bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
-    s = imp_sched_submit_tagged(x->sched, r, id, rec, split, err);
+    s = imp_sched_submit_tagged(sched, r, id, rec, split, err);
+    imp_instance_unhold(x, s == IMP_OK);
     if (s != IMP_OK) {
         imp_sys_free(rec);
         return s;
     }
-    imp_mutex_lock(e->lock);
-    imp_unit_wake(x->unit);
-    imp_mutex_unlock(e->lock);
     if (c.shadow >= 0) run_shadow(m, r, &c);
     return IMP_OK;
 }

@@ -308,6 +308,119 @@ static void cancel_reaches_every_unit(void **state)
     rig_free(&r);
 }
 
+/* Clients look a model up and submit while it is unloaded and loaded again: each gets its one answer or is refused. */
+typedef struct unload_client {
+    imp_engine *e;
+    imp_thread *t;
+    atomic_bool stop;
+    int n_ok, n_refused;
+} unload_client;
+
+static void unload_client_main(void *arg)
+{
+    unload_client *c = arg;
+    while (!atomic_load(&c->stop)) {
+        imp_model *m = imp_engine_find(c->e, "m");
+        if (m == NULL) continue;
+        static const int32_t ids[] = {1, 403, 407, 261, 378};
+        size_t n = IMP_COUNT(ids);
+        answer a;
+        answer_init(&a);
+        imp_request q = {.kind = IMP_REQUEST_GENERATE,
+                         .ids = ids,
+                         .n_ids = &n,
+                         .n_input = 1,
+                         .max_tok = 20,
+                         .on_event = on_event,
+                         .user = &a};
+        imp_sampling_default(&q.sampling);
+        uint64_t id;
+        imp_error err;
+        if (imp_submit(m, &q, &id, &err) == IMP_OK) {
+            answer_wait(&a);
+            assert_true(a.finish != IMP_FINISH_ERROR);
+            c->n_ok++;
+        } else {
+            c->n_refused++;
+        }
+        assert_int_equal(imp_model_get_info(m)->n_vocab, 512); /* whole until it is released */
+        imp_model_release(m);
+        answer_deinit(&a);
+    }
+}
+
+static void unloading_under_load(void **state)
+{
+    (void)state;
+    rig r = rig_new("cpu,sim:apple-m3-max/gpu", NULL);
+    imp_error err;
+    enum { N = 3 };
+    unload_client c[N] = {{0}};
+    for (int i = 0; i < N; i++) {
+        c[i].e = r.e;
+        assert_int_equal(imp_thread_start(unload_client_main, &c[i], &c[i].t), IMP_OK);
+    }
+    for (int round = 0; round < 12; round++) {
+        usleep(2000 + 3000 * (round % 3));
+        imp_model_unload(r.m);
+        if (imp_engine_load(r.e, MODEL, "m", &r.m, &err) != IMP_OK) fail_msg("%s", err.text);
+    }
+    int n_ok = 0;
+    for (int i = 0; i < N; i++) atomic_store(&c[i].stop, true), imp_thread_join(c[i].t), n_ok += c[i].n_ok;
+    assert_true(n_ok > 0);
+    rig_free(&r);
+}
+
+/* A unit that takes long to compile does not keep the model waiting: it joins later and then takes requests. */
+static atomic_bool compile_may_end;
+static const imp_device_ops *quick;
+
+static imp_status compile_slowly(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out,
+                                 imp_error *err)
+{
+    while (!atomic_load(&compile_may_end)) usleep(500);
+    return quick->compile(d, g, lim, out, err);
+}
+
+static void slow_unit_joins_later(void **state)
+{
+    (void)state;
+    static imp_device_ops slow;
+    imp_engine *e;
+    imp_error err = {0};
+    imp_engine_config c = {.device = "cpu,sim:apple-m3-max/gpu", .n_thread = 1, .n_ctx = 512};
+    assert_int_equal(imp_engine_new(&c, &e, &err), IMP_OK);
+    quick = e->unit[1]->device->ops;
+    slow = *quick;
+    slow.slow_compile = true;
+    slow.compile = compile_slowly;
+    e->unit[1]->device->ops = &slow;
+    rig r = {.e = e};
+    assert_int_equal(imp_engine_load(e, MODEL, "m", &r.m, &err), IMP_OK);
+    int32_t one = 1;
+    r.ids = &one;
+    r.n_ids = 1;
+    answer a, b;
+    answer_init(&a);
+    ask(&r, &a, "cpu0", 1, IMP_OK);
+    answer_wait(&a);
+    ask(&r, &a, "apple-m3-max/gpu", 1, IMP_NOT_READY);
+    if (r.m->n_ref == 0) assert_int_equal(imp_instance_open_later(r.m, e->unit[1]), IMP_OK);
+    atomic_store(&compile_may_end, true);
+    for (bool there = false; !there; usleep(1000)) {
+        imp_mutex_lock(e->lock);
+        there = r.m->inst[1].sched != NULL;
+        imp_mutex_unlock(e->lock);
+    }
+    answer_init(&b);
+    ask(&r, &b, "apple-m3-max/gpu", 1, IMP_OK);
+    answer_wait(&b);
+    assert_string_equal(a.text, b.text);
+    answer_deinit(&a);
+    answer_deinit(&b);
+    imp_engine_free(e);
+}
+
 /* What was learned and the explanations outlive the process; a damaged file is set aside. */
 static void store_survives(void **state)
 {
@@ -369,6 +482,8 @@ int main(void)
         cmocka_unit_test(required_device),
         cmocka_unit_test(cancel_reaches_every_unit),
         cmocka_unit_test(quitting_under_load),
+        cmocka_unit_test(unloading_under_load),
+        cmocka_unit_test(slow_unit_joins_later),
         cmocka_unit_test(store_survives),
         cmocka_unit_test(bad_devices),
     };

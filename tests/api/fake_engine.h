@@ -250,6 +250,11 @@ imp_model *imp_engine_find(imp_engine *e, const char *id)
     return NULL;
 }
 
+void imp_model_release(imp_model *m)
+{
+    (void)m;
+}
+
 const imp_model_info *imp_model_get_info(const imp_model *m)
 {
     return &m->info;
