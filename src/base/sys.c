@@ -109,6 +109,57 @@ static imp_status read_all(int fd, const char *path, uint64_t n, imp_sys_file *o
     return IMP_OK;
 }
 
+/* ---- mapped files ------------------------------------------------------------------------------------- */
+
+/* Which address ranges are mapped files: only there may pages be given back, elsewhere that would erase them. */
+enum { MAX_MAPPED = 256 }; /* files beyond that are never forgotten, which costs memory and nothing else */
+static struct mapped {
+    uintptr_t from, to; /* to 0: free */
+} g_mapped[MAX_MAPPED];
+static atomic_flag g_mapped_busy = ATOMIC_FLAG_INIT;
+
+static void mapped_lock(void)
+{
+    while (atomic_flag_test_and_set_explicit(&g_mapped_busy, memory_order_acquire)) continue;
+}
+static void mapped_unlock(void)
+{
+    atomic_flag_clear_explicit(&g_mapped_busy, memory_order_release);
+}
+
+static void mapped_add(const void *p, size_t n)
+{
+    mapped_lock();
+    for (size_t i = 0; i < MAX_MAPPED; i++)
+        if (g_mapped[i].to == 0) {
+            g_mapped[i] = (struct mapped){(uintptr_t)p, (uintptr_t)p + n};
+            break;
+        }
+    mapped_unlock();
+}
+
+static void mapped_remove(const void *p)
+{
+    mapped_lock();
+    for (size_t i = 0; i < MAX_MAPPED; i++)
+        if (g_mapped[i].to != 0 && g_mapped[i].from == (uintptr_t)p) g_mapped[i] = (struct mapped){0};
+    mapped_unlock();
+}
+
+void imp_sys_file_forget(const void *p, size_t n)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) & ~(page - 1),
+              to = ((uintptr_t)p + n) & ~(page - 1);
+    if (to <= from) return;
+    mapped_lock(); /* held during the call, so that the file stays mapped */
+    for (size_t i = 0; i < MAX_MAPPED; i++)
+        if (g_mapped[i].from <= from && to <= g_mapped[i].to) {
+            (void)madvise((void *)from, to - from, MADV_DONTNEED);
+            break;
+        }
+    mapped_unlock();
+}
+
 imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_error *err)
 {
     struct stat st;
@@ -126,10 +177,12 @@ imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_
         uint64_t n = (uint64_t)st.st_size;
         void *p =
             map && !imp_sys_should_fail() ? mmap(NULL, (size_t)n, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-        if (p != MAP_FAILED)
+        if (p != MAP_FAILED) {
             *out = (imp_sys_file){.data = p, .n = n, .mapped = true};
-        else
+            mapped_add(p, (size_t)n);
+        } else {
             s = read_all(fd, path, n, out, err);
+        }
     }
     close(fd);
     return s;
@@ -137,10 +190,12 @@ imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_
 
 void imp_sys_file_close(imp_sys_file *f)
 {
-    if (f->data != NULL && f->mapped)
+    if (f->data != NULL && f->mapped) {
+        mapped_remove(f->data);
         (void)munmap((void *)(uintptr_t)f->data, (size_t)f->n);
-    else
+    } else {
         imp_sys_free((void *)(uintptr_t)f->data);
+    }
     *f = (imp_sys_file){0};
 }
 

@@ -31,6 +31,9 @@ typedef struct imp_sys_file {
 /* NOT_FOUND, IO (also when path is a folder), NOMEM; err says which and why. */
 IMP_MUST_USE imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_error *err);
 void imp_sys_file_close(imp_sys_file *f);
+/* The n bytes at p will not be read soon: where they lie in a mapped file their pages leave this process's resident
+ * memory, and come back from the file when they are read after all. Anything else is left alone. Any thread. */
+void imp_sys_file_forget(const void *p, size_t n);
 bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
 /* Write n bytes to path + ".tmp", sync, rename over path. */

@@ -140,6 +140,7 @@ static void pack_rows(const cpu_exec *x, const cpu_weight *w, uint32_t part, uin
     }
     uint8_t *to = x->weights + w->at + part * w->part_bytes;
     w->mm->pack(&t, from == 0 ? to : to + w->mm->packed_bytes(from, k));
+    imp_sys_file_forget(t.data, imp_tensor_row_bytes(&t) * imp_tensor_n_row(&t)); /* else the model is resident twice */
 }
 
 static void pack_some(void *ctx, uint32_t ith, uint32_t n_thread)
@@ -168,6 +169,9 @@ void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x)
     imp_pool_run_open(d->pool, pack_some, &job);
     imp_mutex_unlock(d->lock);
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) {
+        const cpu_weight *w = &x->weight[v];
+        for (uint32_t i = 0; w->part_bytes != 0 && i < w->n_part; i++) /* what reading ahead has brought back */
+            imp_sys_file_forget(w->part[i].data, imp_tensor_bytes(&w->part[i]));
         if (x->vector_at[v] == UINT64_MAX) continue;
         float *to = (float *)(void *)(x->weights + x->vector_at[v]);
         imp_tensor_row_f32(imp_graph_node(x->graph, v)->u.weight.part, 0, to);
