@@ -125,6 +125,8 @@ const imp_model_info *imp_model_get_info(const imp_model *m);
 /* Memory of a model, from the same code that allocates it. Bytes. */
 typedef struct imp_memory {
     uint64_t weights, kv, scratch, other, total;
+    uint64_t process;     /* what the program itself holds in memory: measured before any model, and 3 MiB for
+                             serving; not in total */
     uint64_t available;   /* what the limit was when this was computed */
     uint32_t largest_ctx; /* the largest n_ctx that fits, 0: not even the smallest */
     bool fits;
@@ -132,6 +134,8 @@ typedef struct imp_memory {
 /* Plan without loading: path, context and parallel sequences as imp_engine_load would take them. */
 IMP_MUST_USE imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err);
 void imp_model_get_memory(const imp_model *m, imp_memory *out); /* as allocated */
+/* What a loaded model would take with another context, if it took the place of this one: NO_FIT says what fits. */
+IMP_MUST_USE imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_error *err);
 
 /* ---- text --------------------------------------------------------------------------------- */
 

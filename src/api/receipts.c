@@ -87,7 +87,7 @@ void imp_api_explain(imp_api *a, const char *id, const imp_api_sink *s)
 
 typedef struct plan_request {
     const char *model;
-    int64_t prompt, gen, batch;
+    int64_t prompt, gen, batch, ctx; /* ctx 0: the one that is served */
 } plan_request;
 
 static imp_status plan_fields(json_t *root, plan_request *out, imp_error *err)
@@ -100,6 +100,7 @@ static imp_status plan_fields(json_t *root, plan_request *out, imp_error *err)
         int64_t *n = strcmp(key, "prompt") == 0  ? &out->prompt
                      : strcmp(key, "gen") == 0   ? &out->gen
                      : strcmp(key, "batch") == 0 ? &out->batch
+                     : strcmp(key, "ctx") == 0   ? &out->ctx
                                                  : NULL;
         if (json_is_null(v)) continue;
         if (strcmp(key, "model") == 0 && json_is_string(v)) {
@@ -110,7 +111,7 @@ static imp_status plan_fields(json_t *root, plan_request *out, imp_error *err)
         } else {
             return imp_fail_field(
                 err, IMP_INVALID, key,
-                "'%.60s' must be one of: model (a string), prompt, gen, batch (1 to 16777216)", key);
+                "'%.60s' must be one of: model (a string), prompt, gen, batch, ctx (1 to 16777216)", key);
         }
     }
     return IMP_OK;
@@ -128,7 +129,8 @@ static imp_status write_plan(imp_api *a, imp_model *m, const plan_request *r, im
 {
     imp_memory mem;
     imp_model_get_memory(m, &mem);
-    if ((uint64_t)(r->prompt + r->gen) > imp_model_get_info(m)->n_ctx)
+    if (r->ctx) IMP_TRY(imp_model_plan(m, (uint32_t)r->ctx, &mem, err));
+    if (!r->ctx && (uint64_t)(r->prompt + r->gen) > imp_model_get_info(m)->n_ctx)
         return imp_fail_field(
             err, IMP_NO_FIT, "prompt",
             "%lld prompt and %lld generated tokens do not fit the context of %u that is served",

@@ -237,9 +237,10 @@ static json_t *plan_json(const plan *p, const char *path)
                                               "ttft_ms", "tpot_ms", "interval", "bound", "joules", "excluded",
                                               p->host.other[i].reason));
     json_t *doc = json_pack(
-        "{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:b, s:I, s:{s:i, s:i, s:i}, s:b, s:o, s:o}", "model", path,
-        "memory", "weights", (json_int_t)m->weights, "kv", (json_int_t)m->kv, "scratch",
-        (json_int_t)m->scratch, "other", (json_int_t)m->other, "total", (json_int_t)m->total, "available",
+        "{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:b, s:I, s:{s:i, s:i, s:i}, s:b, s:o, s:o}",
+        "model", path, "memory", "weights", (json_int_t)m->weights, "kv", (json_int_t)m->kv, "scratch",
+        (json_int_t)m->scratch, "other", (json_int_t)m->other, "total", (json_int_t)m->total, "process",
+        (json_int_t)m->process, "resident", (json_int_t)(m->total + m->process), "available",
         (json_int_t)m->available, "fits", m->fits, "largest_ctx", (json_int_t)m->largest_ctx, "request",
         "prompt", (int)p->prompt, "gen", (int)p->gen, "batch", (int)p->batch, "calibrated", p->calibrated,
         "candidates", list, "chosen", chosen >= 0 ? json_integer(chosen) : json_null());
@@ -270,8 +271,10 @@ static void candidate_human(const plan *p, const imp_candidate *c, bool chosen)
 static void plan_human(const plan *p, const char *path)
 {
     const imp_memory *m = &p->memory;
-    const uint64_t v[] = {m->weights, m->kv, m->scratch, m->other, m->total, m->available};
-    static const char *const name[] = {"weights", "kv cache", "scratch", "other", "total", "available"};
+    const uint64_t v[] = {
+        m->weights, m->kv, m->scratch, m->other, m->total, m->process, m->total + m->process, m->available};
+    static const char *const name[] = {"weights", "kv cache",       "scratch",       "other",
+                                       "total",   "program itself", "resident then", "available"};
     char text[32];
     printf("%s\n\n", path);
     for (size_t i = 0; i < IMP_COUNT(v); i++)

@@ -88,6 +88,7 @@ void imp_map_free(imp_map *m);
 /* Keys are borrowed: they must outlive the map. NOMEM; INVALID when the key is there already. */
 IMP_MUST_USE imp_status imp_map_put(imp_map *m, const void *key, size_t n_key, uint32_t value);
 bool imp_map_get(const imp_map *m, const void *key, size_t n_key, uint32_t *out);
+size_t imp_map_bytes(const imp_map *m); /* NULL: 0 */
 
 /* ---- UTF-8 ------------------------------------------------------------------------------------ */
 /* Decode one character at s[0..n-1], n >= 1: its length in bytes, *cp the code point. Malformed bytes (also

@@ -46,6 +46,16 @@ void imp_sys_memory(uint64_t *total, uint64_t *available)
     }
 }
 
+uint64_t imp_sys_resident(void)
+{
+    unsigned long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f == NULL) return 0;
+    bool ok = fscanf(f, "%*u %llu", &pages) == 1;
+    fclose(f);
+    return ok ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
 /* Walk the cores of the affinity mask, each once though it may run two threads: the first CPU of core `want`, or
  * -1 when there are fewer; *n counts those seen. */
 static int core_cpu(uint32_t want, uint32_t *n)
@@ -98,6 +108,14 @@ void imp_sys_memory(uint64_t *total, uint64_t *available)
     *available = pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+uint64_t imp_sys_resident(void)
+{
+    mach_task_basic_info_data_t info;
+    mach_msg_type_number_t n = MACH_TASK_BASIC_INFO_COUNT;
+    kern_return_t r = task_info(mach_task_self(), MACH_TASK_BASIC_INFO, (task_info_t)&info, &n);
+    return r == KERN_SUCCESS ? info.resident_size : 0;
+}
+
 uint32_t imp_sys_n_core(void)
 {
     int v = 0;
@@ -111,6 +129,10 @@ void imp_sys_memory(uint64_t *total, uint64_t *available)
 {
     *total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     *available = *total / 2;
+}
+uint64_t imp_sys_resident(void)
+{
+    return 0;
 }
 uint32_t imp_sys_n_core(void)
 {

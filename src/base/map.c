@@ -115,3 +115,8 @@ bool imp_map_get(const imp_map *m, const void *key, size_t n_key, uint32_t *out)
     *out = e->value;
     return true;
 }
+
+size_t imp_map_bytes(const imp_map *m)
+{
+    return m == NULL ? 0 : sizeof *m + m->cap * sizeof *m->slot;
+}

@@ -54,7 +54,8 @@ IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *
 
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
 void imp_sys_memory(uint64_t *total, uint64_t *available);
-uint32_t imp_sys_n_core(void); /* physical cores this process may use, at least 1 */
+uint64_t imp_sys_resident(void); /* bytes of memory this process holds now; 0: not known */
+uint32_t imp_sys_n_core(void);   /* physical cores this process may use, at least 1 */
 
 /* The folder of the running program, without links; false: not known. */
 bool imp_sys_program_dir(char *out, size_t cap);

@@ -122,13 +122,14 @@ struct imp_engine {
     imp_mutex *record_lock;
     imp_record *record[MAX_RECORD]; /* ring, owned */
     uint64_t n_record;
-    imp_store *store; /* NULL: nothing is kept */
+    imp_store *store;       /* NULL: nothing is kept */
+    uint64_t process_bytes; /* resident before any model, and what requests add */
 };
 
 /* Find out how chats are written for this model; NOMEM only. */
 imp_status imp_model_init_chat(imp_model *m, imp_error *err);
 /* What config and machine allow, for imp_fit_compute. */
-imp_fit_want imp_engine_want(const imp_engine *e);
+imp_fit_want imp_engine_want(imp_engine *e);
 
 /* ---- units.c ---- */
 IMP_MUST_USE imp_status imp_units_open(imp_engine *e, const char *spec, imp_error *err);

@@ -6,7 +6,21 @@
 
 #include "engine/engine_int.h"
 
-imp_fit_want imp_engine_want(const imp_engine *e)
+static uint32_t queue_of(const imp_engine *e)
+{
+    return e->config.n_queue != 0 ? e->config.n_queue : 1024;
+}
+
+/* Vocabulary, graphs and the scheduler's own memory: part of what a model takes. */
+static uint64_t more_memory(const imp_net *net, const imp_limits *generate, const imp_limits *embed,
+                            void *user)
+{
+    imp_sched_config c = {
+        .net = net, .generate_limits = *generate, .embed_limits = *embed, .n_queue = queue_of(user)};
+    return imp_net_bytes(net) + imp_sched_bytes(&c);
+}
+
+imp_fit_want imp_engine_want(imp_engine *e)
 {
     uint64_t total, available;
     imp_sys_memory(&total, &available);
@@ -14,7 +28,10 @@ imp_fit_want imp_engine_want(const imp_engine *e)
                           .n_parallel = e->config.n_parallel != 0 ? e->config.n_parallel : 8,
                           .n_batch = e->config.n_batch != 0 ? e->config.n_batch : 512,
                           .kv_dtype = e->kv_dtype,
-                          .mem_bytes = e->config.mem_bytes != 0 ? e->config.mem_bytes : available};
+                          .mem_bytes = e->config.mem_bytes != 0 ? e->config.mem_bytes : available,
+                          .process_bytes = e->process_bytes,
+                          .more = more_memory,
+                          .user = e};
 }
 
 /* The file's or folder's own name without directories and the suffix of a model file. */
@@ -95,7 +112,7 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
                           .embed_limits = x->fit.embed,
                           .n_ctx = x->fit.n_ctx,
                           .n_batch = want->n_batch,
-                          .n_queue = u->engine->config.n_queue != 0 ? u->engine->config.n_queue : 1024,
+                          .n_queue = queue_of(u->engine),
                           .want_load = u->engine->n_unit > 1};
     imp_route_hooks(x, &c.hooks);
     return imp_sched_new(&c, &x->sched, err);
@@ -269,14 +286,31 @@ void imp_model_get_memory(const imp_model *m, imp_memory *out)
     *out = m->inst[m->home].fit.memory;
 }
 
+imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_error *err)
+{
+    const imp_instance *x = &m->inst[m->home];
+    imp_device *d = x->unit->device;
+    imp_fit_want want = imp_engine_want(m->engine);
+    bool own = d->ops->mem_free != NULL;
+    if (m->engine->config.mem_bytes == 0)
+        want.mem_bytes = (own ? d->ops->mem_free(d) : want.mem_bytes) + x->fit.memory.total;
+    want.n_ctx = n_ctx;
+    imp_fit fit = {0};
+    imp_status s = imp_fit_compute(d, m->net, &want, &fit, err);
+    *out = fit.memory;
+    return s;
+}
+
 imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err)
 {
     *out = (imp_memory){0};
     imp_net *net = NULL;
     IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
     imp_fit_want want = imp_engine_want(e);
+    imp_device *d = e->unit[0]->device;
+    if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
     imp_fit fit = {0};
-    imp_status s = imp_fit_compute(e->unit[0]->device, net, &want, &fit, err);
+    imp_status s = imp_fit_compute(d, net, &want, &fit, err);
     *out = fit.memory;
     imp_net_close(net);
     return s;

@@ -646,6 +646,15 @@ const imp_tensor *imp_gguf_tensor(const imp_gguf *g, const char *name)
     return imp_map_get(g->tensor_map, name, strlen(name), &i) ? &g->tensor[i].t : NULL;
 }
 
+uint64_t imp_gguf_bytes(const imp_gguf *g)
+{
+    uint64_t n = sizeof *g + imp_map_bytes(g->kv_map) + imp_map_bytes(g->tensor_map);
+    n += g->n_kv * sizeof *g->kv + g->n_tensor * sizeof *g->tensor;
+    for (uint64_t i = 0; i < g->n_kv; i++)
+        if (g->kv[i].str_at != NULL) n += g->kv[i].n * sizeof *g->kv[i].str_at;
+    return n;
+}
+
 uint64_t imp_gguf_file_bytes(const imp_gguf *g)
 {
     return g->n;

@@ -57,6 +57,7 @@ bool imp_gguf_array_f32(const imp_gguf *g, const char *key, float *out, uint64_t
 uint64_t imp_gguf_n_tensor(const imp_gguf *g);
 const imp_tensor *imp_gguf_tensor_at(const imp_gguf *g, uint64_t i, imp_str *name);
 const imp_tensor *imp_gguf_tensor(const imp_gguf *g, const char *name); /* NULL: absent */
+uint64_t imp_gguf_bytes(const imp_gguf *g); /* memory of the directory, without the file itself */
 uint64_t imp_gguf_file_bytes(const imp_gguf *g);
 
 #endif

@@ -481,6 +481,12 @@ const imp_tensor *imp_hf_tensor(const imp_hf *h, const char *name)
     return imp_map_get(h->map, name, strlen(name), &i) ? &h->tensor[i].t : NULL;
 }
 
+uint64_t imp_hf_bytes(const imp_hf *h)
+{
+    return sizeof *h + h->n_shard * sizeof *h->shard + h->n_tensor * sizeof *h->tensor +
+           imp_map_bytes(h->map);
+}
+
 uint64_t imp_hf_file_bytes(const imp_hf *h)
 {
     return h->file_bytes;

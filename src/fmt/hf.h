@@ -35,6 +35,7 @@ bool imp_hf_chat_template(const imp_hf *h, const char **p, size_t *n);
 uint64_t imp_hf_n_tensor(const imp_hf *h);
 const imp_tensor *imp_hf_tensor_at(const imp_hf *h, uint64_t i, const char **name);
 const imp_tensor *imp_hf_tensor(const imp_hf *h, const char *name);
+uint64_t imp_hf_bytes(const imp_hf *h);      /* memory of the directory, without the files and their JSON */
 uint64_t imp_hf_file_bytes(const imp_hf *h); /* all shards */
 
 #endif

@@ -94,6 +94,11 @@ imp_status imp_graph_finish(imp_graph *g, imp_error *err)
     return IMP_OK;
 }
 
+uint64_t imp_graph_bytes(const imp_graph *g)
+{
+    return g == NULL ? 0 : sizeof *g + imp_arena_bytes(g->arena) + g->cap * sizeof *g->node;
+}
+
 uint32_t imp_graph_n(const imp_graph *g)
 {
     return g->n;

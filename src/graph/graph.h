@@ -155,7 +155,8 @@ void imp_g_output(imp_graph *g, imp_val x);
 /* Check the whole: an output, shapes, KV layers 0..n-1 used once each with stated widths. INVALID names the node. */
 IMP_MUST_USE imp_status imp_graph_finish(imp_graph *g, imp_error *err);
 
-uint32_t imp_graph_n(const imp_graph *g);                      /* nodes; values are 1..n */
+uint64_t imp_graph_bytes(const imp_graph *g); /* memory it holds, without the weights; NULL: 0 */
+uint32_t imp_graph_n(const imp_graph *g);     /* nodes; values are 1..n */
 const imp_node *imp_graph_node(const imp_graph *g, imp_val v); /* v in 1..n */
 imp_val imp_graph_output(const imp_graph *g);
 uint32_t imp_graph_n_kv_layer(const imp_graph *g);

@@ -257,6 +257,14 @@ imp_status imp_net_open(const char *path, uint32_t n_ctx, imp_net **out, imp_err
     return IMP_OK;
 }
 
+uint64_t imp_net_bytes(const imp_net *n)
+{
+    const imp_net_source *s = n->source;
+    uint64_t files = s->gguf != NULL ? imp_gguf_bytes(s->gguf) : imp_hf_bytes(s->hf);
+    return sizeof *n + sizeof *s + files + imp_arena_bytes(s->arena) + imp_map_bytes(s->map) +
+           imp_tokenizer_bytes(n->tok) + imp_graph_bytes(n->generate) + imp_graph_bytes(n->embed);
+}
+
 void imp_net_close(imp_net *n)
 {
     if (!n) return;

@@ -40,5 +40,7 @@ typedef struct imp_net {
  * of the shape the configuration implies; unknown tensors and unknown RoPE types are refused. */
 IMP_MUST_USE imp_status imp_net_open(const char *path, uint32_t n_ctx, imp_net **out, imp_error *err);
 void imp_net_close(imp_net *n);
+/* Memory that vocabulary, tensor directory and graphs take beside the weights. */
+uint64_t imp_net_bytes(const imp_net *n);
 
 #endif

@@ -37,17 +37,17 @@ static imp_limits embed_limits(const imp_fit_want *w, uint32_t n_ctx)
                         .kv_dtype = w->kv_dtype};
 }
 
+/* Each graph packs weights for itself; what is read in place is the same file, so the graph that reads more counts. */
 static imp_status add_plan(imp_device *dev, const imp_graph *g, const imp_limits *lim, imp_memory *m,
-                           imp_error *err)
+                           uint64_t *mapped, imp_error *err)
 {
     imp_dev_memory d = {0};
     IMP_TRY(dev->ops->plan(dev, g, lim, &d, err));
-    m->weights += d.weights;
-    m->weights += d.mapped;
+    m->weights += d.weights + (d.mapped > *mapped ? d.mapped - *mapped : 0);
+    *mapped = IMP_MAX(*mapped, d.mapped);
     m->kv += d.kv;
     m->scratch += d.scratch;
     m->other += d.other;
-    m->total = m->weights + m->kv + m->scratch + m->other;
     return IMP_OK;
 }
 
@@ -55,23 +55,23 @@ static imp_status add_plan(imp_device *dev, const imp_graph *g, const imp_limits
 static imp_status try_ctx(imp_device *dev, const imp_net *net, const imp_fit_want *w, uint32_t n_ctx,
                           uint64_t pool_tok, imp_fit *out, imp_error *err)
 {
+    imp_memory *m = &out->memory;
+    uint64_t mapped = 0;
     *out = (imp_fit){.n_ctx = n_ctx};
-    out->memory.available = w->mem_bytes;
+    m->available = w->mem_bytes;
+    m->process = w->process_bytes;
     if (net->generate != NULL) {
         out->generate = generate_limits(w, n_ctx, pool_tok);
-        IMP_TRY(add_plan(dev, net->generate, &out->generate, &out->memory, err));
+        IMP_TRY(add_plan(dev, net->generate, &out->generate, m, &mapped, err));
     }
     if (net->embed != NULL) {
         out->embed = embed_limits(w, n_ctx);
-        uint64_t before = out->memory.weights;
-        IMP_TRY(add_plan(dev, net->embed, &out->embed, &out->memory, err));
-        if (net->generate != NULL) { /* both graphs read the same weights */
-            out->memory.weights = IMP_MAX(before, out->memory.weights - before);
-            out->memory.total =
-                out->memory.weights + out->memory.kv + out->memory.scratch + out->memory.other;
-        }
+        IMP_TRY(add_plan(dev, net->embed, &out->embed, m, &mapped, err));
     }
-    out->memory.fits = out->memory.total <= w->mem_bytes;
+    if (w->more != NULL && dev->ops->mem_free == NULL)
+        m->other += w->more(net, &out->generate, &out->embed, w->user);
+    m->total = m->weights + m->kv + m->scratch + m->other;
+    m->fits = m->total <= w->mem_bytes;
     return IMP_OK;
 }
 

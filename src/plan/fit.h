@@ -10,7 +10,12 @@ typedef struct imp_fit_want {
     uint32_t n_parallel; /* sequences at once, >= 1 */
     uint32_t n_batch;    /* tokens a step, >= 1 */
     imp_dtype kv_dtype;
-    uint64_t mem_bytes; /* limit */
+    uint64_t mem_bytes;     /* limit */
+    uint64_t process_bytes; /* what the program holds without any model; handed on */
+    /* What serving takes beside the device, for these limits (all zero: no such graph); NULL: nothing. Counted only for
+     * a device that shares the machine's memory. */
+    uint64_t (*more)(const imp_net *net, const imp_limits *generate, const imp_limits *embed, void *user);
+    void *user;
 } imp_fit_want;
 
 typedef struct imp_fit {

