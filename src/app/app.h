@@ -48,6 +48,7 @@ app_result cmd_show(app *a);
 app_result cmd_calibrate(app *a);
 app_result cmd_explain(app *a);
 app_result cmd_render(app *a);
+app_result cmd_quantize(app *a);
 
 /* ---- help.c ---- */
 const app_cmd *app_cmd_at(app_cmd_id id);

@@ -92,6 +92,14 @@ static const app_cmd commands[N_CMD] = {
          "template. '-' reads it\n"
          "from standard input. MODEL's own template and its BOS and EOS are used, or those of the file.",
          cmd_render},
+    [CMD_QUANTIZE] =
+        {"quantize", "IN OUT.gguf --type T", "a model's matrices in another type", 2, 2,
+         "IN is a GGUF file. Norms, biases and the like stay as they are; a tensor whose rows are no whole "
+         "blocks of T\n"
+         "gets a type with smaller blocks, and the command says so. --calibration lets the model read a text "
+         "first and\n"
+         "weighs errors by how strongly each column is used.",
+         cmd_quantize},
 };
 
 const app_cmd *app_cmd_at(app_cmd_id id)

@@ -26,6 +26,7 @@ typedef enum app_cmd_id {
     CMD_CALIBRATE,
     CMD_EXPLAIN,
     CMD_RENDER,
+    CMD_QUANTIZE,
     N_CMD
 } app_cmd_id;
 
@@ -87,7 +88,7 @@ typedef enum app_opt_type {
     X(PROFILES, "profiles", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list the published profiles")        \
     X(QUICK, "quick", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CALIBRATE), "measure less, in about 3 seconds")       \
     X(THREADS, "threads", 't', TYPE_UINT, 1, 1024, NULL, "N",                                                \
-      CMDS_DEV | C_(CHECK) | C_(CONVERT) | C_(DEVICES) | C_(CALIBRATE),                                      \
+      CMDS_DEV | C_(CHECK) | C_(CONVERT) | C_(DEVICES) | C_(CALIBRATE) | C_(QUANTIZE),                       \
       "compute threads; default: one a physical core")                                                       \
     X(CTX, "ctx", 'c', TYPE_UINT, 16, 16777216, NULL, "N", CMDS_SIZED,                                       \
       "tokens a sequence may hold; default: the model's own limit, as far as memory allows")                 \
@@ -162,6 +163,12 @@ typedef enum app_opt_type {
       "Core ML specification version; default: the lowest that can hold it")                                 \
     X(CHUNK, "chunk", 0, TYPE_BYTES, 1024, 1e12, NULL, "SIZE", C_(CONVERT),                                  \
       "weights of one package at most; default 950 MB")                                                      \
+    X(TYPE, "type", 0, TYPE_STR, 0, 0, NULL, "T", C_(QUANTIZE),                                              \
+      "type of the matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k, q2_k")    \
+    X(CALIBRATION, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(QUANTIZE),                             \
+      "a text that shows which columns of the matrices matter")                                              \
+    X(REPORT, "report", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(QUANTIZE),                                       \
+      "write what became of every tensor as JSON")                                                           \
     X(NO_MEASURE, "no-measure", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list only; measure nothing")     \
     X(GENERATION_PROMPT, "generation-prompt", 0, TYPE_BOOL, 0, 0, NULL, "", C_(RENDER),                      \
       "end where the assistant's answer begins")                                                             \

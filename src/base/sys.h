@@ -36,6 +36,7 @@ void imp_sys_file_close(imp_sys_file *f);
 void imp_sys_file_forget(const void *p, size_t n);
 bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
+bool imp_sys_same_file(const char *a, const char *b); /* both are there and are one file, whatever the names */
 /* Write n bytes to path + ".tmp", sync, rename over path. */
 IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
 /* The folder is there afterwards; its parent must be. */

@@ -21,6 +21,7 @@ typedef struct imp_limits {
     uint32_t max_ctx;    /* tokens a sequence may reach (encoders: longest input) */
     uint32_t n_kv_block; /* 0 for graphs without a cache */
     imp_dtype kv_dtype;  /* f16 or f32 */
+    bool keep;           /* every value of a step stays readable behind it (ops.value); takes far more scratch */
 } imp_limits;
 
 typedef struct imp_batch_seq {
@@ -75,6 +76,9 @@ typedef struct imp_device_ops {
     /* Nanoseconds the last run took by the device's own clock (a GPU's events, a virtual clock). NULL: the caller's
      * clock around run is right. */
     uint64_t (*last_ns)(const imp_exec *x);
+    /* Row 0 of value v as the last run computed it, with limits.keep; row r is *stride floats further each. NULL: v is a
+     * weight. */
+    const float *(*value)(const imp_exec *x, imp_val v, uint64_t *stride);
     /* Bytes of memory of its own that are free now; NULL: it uses the machine's. */
     uint64_t (*mem_free)(const imp_device *d);
 } imp_device_ops;

@@ -50,6 +50,7 @@ struct imp_gguf {
     kv *kv;        /* [n_kv], owned */
     entry *tensor; /* [n_tensor], owned */
     uint64_t n_kv, n_tensor;
+    uint64_t kv_end; /* position behind the last key-value */
     imp_map *kv_map, *tensor_map; /* keys point into the file */
 };
 
@@ -421,6 +422,7 @@ imp_status imp_gguf_parse(const uint8_t *p, uint64_t n, imp_gguf **out, imp_erro
     g->p = p;
     g->n = n;
     imp_status s = read_kvs(g, &c, n_kv);
+    g->kv_end = c.pos;
     if (s == IMP_OK) s = read_tensors(g, &c, n_tensor);
     if (s != IMP_OK) {
         imp_gguf_close(g);
@@ -518,6 +520,14 @@ imp_str imp_gguf_key(const imp_gguf *g, uint64_t i, imp_gguf_type *type)
 {
     *type = g->kv[i].type;
     return g->kv[i].key;
+}
+
+imp_str imp_gguf_kv_bytes(const imp_gguf *g, uint64_t i)
+{
+    const char *from = g->kv[i].key.p - sizeof(uint64_t);
+    const char *end =
+        i + 1 < g->n_kv ? g->kv[i + 1].key.p - sizeof(uint64_t) : (const char *)g->p + g->kv_end;
+    return (imp_str){from, (size_t)(end - from)};
 }
 
 bool imp_gguf_has(const imp_gguf *g, const char *key)

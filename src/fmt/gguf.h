@@ -37,6 +37,8 @@ void imp_gguf_close(imp_gguf *g);
 
 uint64_t imp_gguf_n_kv(const imp_gguf *g);
 imp_str imp_gguf_key(const imp_gguf *g, uint64_t i, imp_gguf_type *type);
+/* Key-value i as it stands in the file (key, type, value), to be copied into another file. */
+imp_str imp_gguf_kv_bytes(const imp_gguf *g, uint64_t i);
 /* Typed lookups; integers of every width are widened with sign and range check. false: absent or of another type
  * (imp_gguf_has tells which). */
 bool imp_gguf_has(const imp_gguf *g, const char *key);
@@ -59,5 +61,22 @@ const imp_tensor *imp_gguf_tensor_at(const imp_gguf *g, uint64_t i, imp_str *nam
 const imp_tensor *imp_gguf_tensor(const imp_gguf *g, const char *name); /* NULL: absent */
 uint64_t imp_gguf_bytes(const imp_gguf *g); /* memory of the directory, without the file itself */
 uint64_t imp_gguf_file_bytes(const imp_gguf *g);
+
+/* ---- writing (gguf_write.c): version 3, alignment 32 ------------------------------------------- */
+typedef struct imp_gguf_writer imp_gguf_writer;
+/* First all keys and all tensors are announced, then the tensors' bytes follow in that order. NULL: no memory. A call that
+ * runs out of memory is remembered until imp_gguf_write_begin. */
+imp_gguf_writer *imp_gguf_writer_new(void);
+void imp_gguf_write_kv(imp_gguf_writer *w, imp_str kv_bytes); /* of imp_gguf_kv_bytes */
+void imp_gguf_write_u32(imp_gguf_writer *w, const char *key, uint32_t value);
+void imp_gguf_write_tensor(imp_gguf_writer *w, const char *name, imp_dtype type, uint32_t n_dim,
+                           const uint64_t *dim, uint64_t bytes);
+/* Open path (.tmp until closed) and write all but the tensors' bytes. */
+IMP_MUST_USE imp_status imp_gguf_write_begin(imp_gguf_writer *w, const char *path, imp_error *err);
+/* The next n bytes of the tensors; padding between them is added here. */
+IMP_MUST_USE imp_status imp_gguf_write_data(imp_gguf_writer *w, const void *p, uint64_t n, imp_error *err);
+/* Frees w in any case. keep: put the file in its place; INTERNAL when bytes are missing. NULL is allowed. */
+IMP_MUST_USE imp_status imp_gguf_writer_close(imp_gguf_writer *w, bool keep, uint64_t *file_bytes,
+                                              imp_error *err);
 
 #endif

@@ -1,13 +1,16 @@
 /* tensor/tensor.c - the dtype table and views of tensors.
  *
- * Place:   the functions of tensor.h; decoders are in decode.c, half precision in half.c.
+ * Place:   the functions of tensor.h; decoders are in decode.c, encoders in encode.c and
+ *          encode_k.c, half precision in half.c.
  * Idea:    dtype_list.inc expands into the table; sizes are computed in imp_dtype_bytes alone. A view that a parser
  *          has checked has sizes that cannot overflow, so the functions on views need no error path.
  * Threads: read-only tables, pure functions. */
 #include "tensor/decode.h"
+#include "tensor/encode.h"
 
 static const imp_dtype_info dtype_table[] = {
-#define X(id, name, elem, bytes, gguf, st, decode) [id] = {name, elem, bytes, gguf, st, decode},
+#define X(id, name, elem, bytes, gguf, st, decode, encode)                                                   \
+    [id] = {name, elem, bytes, gguf, st, decode, encode},
 #include "tensor/dtype_list.inc"
 #undef X
 };

@@ -1,7 +1,8 @@
-/* tensor/tensor.h - dtypes, quantised block layouts, tensor views, decoding to f32.
+/* tensor/tensor.h - dtypes, quantised block layouts, tensor views, decoding to f32 and encoding.
  *
  * Place:   layer 1; used by fmt (what a file holds), kern (what is multiplied), graph (weights).
- * Idea:    one table row a dtype (dtype_list.inc): name, ids in files, elements and bytes a block, decoder.
+ * Idea:    one table row a dtype (dtype_list.inc): name, ids in files, elements and bytes a block, decoder,
+ *          encoder.
  * Shapes:  row-major, dim[n_dim-1] contiguous: a linear layer's weight is [n_out][n_in], as in safetensors;
  *          GGUF lists the same sizes in reverse. */
 #ifndef IMP_TENSOR_H
@@ -31,6 +32,10 @@ typedef struct imp_dtype_info {
     const char *st_name; /* safetensors spelling ("BF16"), NULL: none */
     /* n elements (whole blocks) at src to f32; NULL for types that are no weights */
     void (*to_f32)(const void *src, float *dst, uint64_t n);
+    /* n finite elements (whole blocks, magnitudes up to 65504) from f32; NULL: this type is only read. weight: how much
+     * the squared error of each element counts, [n], >= 0; NULL: all alike, and then types of 32 a block equal the
+     * format's reference byte for byte. */
+    void (*from_f32)(const float *src, const float *weight, void *dst, uint64_t n);
 } imp_dtype_info;
 
 const imp_dtype_info *imp_dtype_get(imp_dtype t);

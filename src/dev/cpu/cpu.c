@@ -111,6 +111,7 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
         bind_view(x, &op->q8);
     }
     bind_view(x, &x->out);
+    for (imp_val v = 1; x->value != NULL && v <= imp_graph_n(g); v++) bind_view(x, &x->value[v]);
     imp_cpu_pack_weights(d, x);
     *out = &x->base;
     return IMP_OK;
@@ -170,6 +171,14 @@ static imp_status cpu_kv_import(imp_exec *base, uint32_t block, const void *host
     return IMP_OK;
 }
 
+static const float *cpu_value(const imp_exec *base, imp_val v, uint64_t *stride)
+{
+    const cpu_exec *x = (const cpu_exec *)base;
+    if (x->value == NULL || x->value[v].buf == 0) return NULL;
+    *stride = x->value[v].stride / sizeof(float);
+    return imp_cpu_row(x->value[v], 0);
+}
+
 static void cpu_exec_free(imp_exec *x)
 {
     free_exec((cpu_exec *)x);
@@ -195,6 +204,7 @@ static const imp_device_ops CPU_OPS = {
     .close = cpu_close,
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
+    .value = cpu_value,
 };
 
 imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err)

@@ -121,6 +121,7 @@ struct cpu_exec {
     cpu_buf *buf;       /* [n_buf]; 0 is unused */
     uint32_t n_buf;
     cpu_view out;
+    cpu_view *value;      /* [n node + 1] where each value lies; only with limits.keep */
     cpu_weight *weight;   /* [n node + 1] */
     const float **vector; /* [n node + 1] weights of one row as f32; NULL: not used so */
     uint64_t *vector_at;  /* [n node + 1] place in the weights region */

@@ -163,6 +163,7 @@ static bool can_overwrite(const lower *l, const cpu_op *op, uint32_t i, uint64_t
     const cpu_view in = op->in[i];
     const cpu_buf *b = &l->x->buf[in.buf];
     uint32_t n_mine = 0;
+    if (l->x->lim.keep) return false;
     for (uint32_t k = 0; k < op->n_in; k++) n_mine += op->in[k].buf == in.buf;
     if (b->n_pending > n_mine || in.off != 0 || in.stride != row_bytes || op->split == CPU_OWN) return false;
     for (uint32_t k = l->phase_op; k < l->x->n_op; k++) {
@@ -622,6 +623,7 @@ static void emit_output(lower *l)
     }
     touch(l, l->view[v].buf);
     l->x->out = l->view[v];
+    if (l->x->lim.keep) l->x->value = l->view;
 }
 
 /* Upper bounds of ops and buffers, use counts, and arrays of that size. */

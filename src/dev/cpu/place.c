@@ -34,6 +34,13 @@ uint64_t imp_cpu_place(cpu_exec *x)
     bool *placed = imp_arena_array(x->arena, x->n_buf, sizeof *placed);
     if (placed == NULL) return UINT64_MAX;
     uint64_t total = 0;
+    if (x->lim.keep) { /* nothing shares a place */
+        for (uint32_t i = 1; i < x->n_buf; i++) {
+            x->buf[i].at = total;
+            total += x->buf[i].bytes;
+        }
+        return total;
+    }
     for (;;) {
         uint32_t big = 0;
         for (uint32_t i = 1; i < x->n_buf; i++) {

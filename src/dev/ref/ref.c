@@ -207,6 +207,13 @@ static imp_status ref_kv_import(imp_exec *base, uint32_t block, const void *host
     return IMP_OK;
 }
 
+static const float *ref_value(const imp_exec *base, imp_val v, uint64_t *stride)
+{
+    const ref_exec *x = (const ref_exec *)base;
+    *stride = imp_graph_node(x->graph, v)->width;
+    return x->value[v];
+}
+
 static const char *ref_refuses(const imp_device *d, const imp_graph *g, imp_val v)
 {
     (void)d, (void)g, (void)v;
@@ -229,6 +236,7 @@ static const imp_device_ops REF_OPS = {
     .close = ref_close,
     .kv_export = ref_kv_export,
     .kv_import = ref_kv_import,
+    .value = ref_value,
 };
 
 imp_status imp_dev_ref_open(imp_device **out, imp_error *err)
