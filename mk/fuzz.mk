@@ -10,6 +10,7 @@ FUZZ_RUN     := -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats
 fuzz_gguf        := fmt tensor base
 fuzz_safetensors := fmt tensor base
 fuzz_jinja       := text base
+fuzz_grammar     := text base
 fuzz_mlpackage   := fmt tensor base
 fuzz_objs = $(patsubst src/%.c,$(FUZZ_BUILD)/obj/%.o,$(foreach l,$(or $(fuzz_$(1)),$(LAYERS)),$(call src_of,$(l))))
 

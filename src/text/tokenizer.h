@@ -92,6 +92,9 @@ void imp_detok_push(imp_detok *d, int32_t id, imp_buf *out); /* appends; id out 
 void imp_detok_flush(imp_detok *d, imp_buf *out);            /* an unfinished character becomes U+FFFD */
 
 size_t imp_tokenizer_bytes(const imp_tokenizer *t); /* memory it holds but for compiled patterns; NULL: 0 */
+/* Append the bytes that id adds inside a text (they need not be whole characters); nothing for control tokens. */
+void imp_token_spell(const imp_tokenizer *t, int32_t id, imp_buf *out);
+
 size_t imp_tokenizer_n(const imp_tokenizer *t);
 /* The vocabulary's own spelling, borrowed; NULL out of range. */
 const char *imp_tokenizer_piece(const imp_tokenizer *t, int32_t id, size_t *n);
