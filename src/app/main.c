@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "app/app.h"
+#include "dev/coreml/worker.h"
 #include "kern/kern.h"
 
 extern char **environ;
@@ -126,6 +127,7 @@ int main(int argc, char **argv)
         return APP_USAGE;
     }
     const char *name = argv[1];
+    if (argc == 2 && !strcmp(name, IMP_COREML_WORKER_ARG)) return imp_coreml_worker_main();
     if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h"))
         return help_command(argc > 2 ? argv[2] : NULL);
     if (!strcmp(name, "--version") || !strcmp(name, "version")) {

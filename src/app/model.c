@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "app/app.h"
+#include "dev/coreml/coreml.h"
 
 static imp_status not_a_path(const char *model, imp_error *err)
 {
@@ -95,6 +96,36 @@ const char *app_db_path(app *a)
     return imp_arena_strndup(a->arena, path, strlen(path));
 }
 
+/* Where Core ML's compiled packages are kept; false: the user has no home. */
+static bool coreml_cache(char *out, size_t cap)
+{
+    const char *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");
+#ifdef __APPLE__
+    xdg = NULL;
+    const char *below = "Library/Caches/Impetus/coreml";
+#else
+    const char *below = ".cache/impetus/coreml";
+#endif
+    int n = -1;
+    if (xdg && *xdg)
+        n = snprintf(out, cap, "%s/impetus/coreml", xdg);
+    else if (home && *home)
+        n = snprintf(out, cap, "%s/%s", home, below);
+    return n > 0 && (size_t)n < cap;
+}
+
+static imp_status configure_coreml(app *a)
+{
+    char dir[1024];
+    const char *units = opt_str(&a->opt, OPT_COREML_UNITS);
+    imp_coreml_config c = {.cache_dir = coreml_cache(dir, sizeof dir) ? dir : NULL,
+                           .runtime = opt_str(&a->opt, OPT_COREML_RUNTIME),
+                           .units = !units || !strcmp(units, "ane") ? IMP_COREML_ANE
+                                    : !strcmp(units, "all")         ? IMP_COREML_ALL
+                                                                    : IMP_COREML_CPU};
+    return imp_coreml_configure(&c, &a->err);
+}
+
 /* 0: auto, 1: on, -1: off */
 static int choice(const app *a, app_opt_id id)
 {
@@ -105,6 +136,7 @@ static int choice(const app *a, app_opt_id id)
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
+    IMP_TRY(configure_coreml(a));
     imp_engine_config c = {.device = opt_str(&a->opt, OPT_DEVICE),
                            .n_thread = opt_u32(&a->opt, OPT_THREADS),
                            .n_ctx = opt_u32(&a->opt, OPT_CTX),

@@ -69,7 +69,8 @@ typedef enum app_opt_type {
     X(MAX_BODY, "max-body", 0, TYPE_BYTES, 1024, 1e12, "32M", "SIZE", C_(SERVE), "largest request")          \
     X(QUEUE, "queue", 0, TYPE_UINT, 1, 1e6, "1024", "N", C_(SERVE), "requests that may wait before 429")     \
     X(DEVICE, "device", 0, TYPE_STR, 0, 0, NULL, "D,...", CMDS_DEV | C_(CALIBRATE),                          \
-      "where to compute: cpu, cuda (an NVIDIA GPU), ref (the slow reference), sim:PROFILE; default: all "    \
+      "where to compute: cpu, cuda (an NVIDIA GPU), coreml, ref (the slow reference), sim:PROFILE; "         \
+      "default: all "                                                                                        \
       "there are")                                                                                           \
     X(POLICY, "policy", 0, TYPE_CHOICE, 0, 0, NULL, "latency|throughput|energy", CMDS_LOAD | C_(PLAN),       \
       "what devices are chosen by; default latency")                                                         \
@@ -81,6 +82,10 @@ typedef enum app_opt_type {
       "larger models never go to an NPU; default: as measured")                                              \
     X(MATRIX_UNITS, "gpu-matrix-units", 0, TYPE_CHOICE, 0, 0, NULL, "auto|off", CMDS_LOAD,                   \
       "off: expect no more of a GPU than its plain f32 rate until it was measured")                          \
+    X(COREML_UNITS, "coreml-units", 0, TYPE_CHOICE, 0, 0, NULL, "ane|all|cpu", CMDS_DEV,                     \
+      "where Core ML may run: the Neural Engine and the CPU (default), everywhere, or the CPU alone")        \
+    X(COREML_RUNTIME, "coreml-runtime", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_DEV,                           \
+      "a library in place of the system's Objective-C runtime and Core ML, for tests")                       \
     X(DATABASE, "database", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_STORE,                                     \
       "where calibration and explanations are kept; default: impetus.db among the user's data")              \
     X(ASSUME, "assume", 0, TYPE_STR, 0, 0, NULL, "PROFILE", C_(PLAN),                                        \

@@ -155,7 +155,7 @@ uint32_t imp_sys_max_files(void)
     return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
 }
 
-bool imp_sys_program_dir(char *out, size_t cap)
+bool imp_sys_program_path(char *out, size_t cap)
 {
     char link[4096];
     const char *path = "/proc/self/exe";
@@ -167,12 +167,20 @@ bool imp_sys_program_dir(char *out, size_t cap)
     char *real = realpath(path, NULL);
     (void)link;
     if (real == NULL) return false;
-    char *slash = strrchr(real, '/');
-    bool ok = slash != NULL && slash != real && (size_t)(slash - real) < cap;
-    if (ok) {
-        memcpy(out, real, (size_t)(slash - real));
-        out[slash - real] = '\0';
-    }
+    size_t len = strlen(real);
+    bool ok = len < cap;
+    if (ok) memcpy(out, real, len + 1);
     free(real);
     return ok;
+}
+
+bool imp_sys_program_dir(char *out, size_t cap)
+{
+    char path[4096];
+    if (!imp_sys_program_path(path, sizeof path)) return false;
+    char *slash = strrchr(path, '/');
+    if (slash == NULL || slash == path || (size_t)(slash - path) >= cap) return false;
+    *slash = '\0';
+    memcpy(out, path, strlen(path) + 1);
+    return true;
 }

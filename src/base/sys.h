@@ -41,6 +41,10 @@ bool imp_sys_same_file(const char *a, const char *b); /* both are there and are 
 IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
 /* The folder is there afterwards; its parent must be. */
 IMP_MUST_USE imp_status imp_sys_make_dir(const char *path, imp_error *err);
+/* The same with all that lead to it. */
+IMP_MUST_USE imp_status imp_sys_make_dirs(const char *path, imp_error *err);
+/* The file or folder and all that is in it; links are not followed. What cannot be removed stays. */
+void imp_sys_remove_tree(const char *path);
 
 /* A file written piece by piece: to path + ".tmp", put in place when closed with keep. */
 typedef struct imp_sys_out imp_sys_out;
@@ -58,6 +62,8 @@ void imp_sys_memory(uint64_t *total, uint64_t *available);
 uint64_t imp_sys_resident(void); /* bytes of memory this process holds now; 0: not known */
 uint32_t imp_sys_n_core(void);   /* physical cores this process may use, at least 1 */
 
+/* The file of the running program, without links; false: not known. */
+bool imp_sys_program_path(char *out, size_t cap);
 /* The folder of the running program, without links; false: not known. */
 bool imp_sys_program_dir(char *out, size_t cap);
 uint32_t imp_sys_max_files(void); /* files and sockets this process may have open at once */

@@ -3,6 +3,7 @@
  * Always:  a stream writes to path + ".tmp"; only closing it well puts the file in its place. */
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,6 +31,32 @@ imp_status imp_sys_make_dir(const char *path, imp_error *err)
     int r = imp_sys_should_fail() ? (errno = EIO, -1) : mkdir(path, 0755);
     if (r != 0 && !(errno == EEXIST && imp_sys_is_dir(path))) return failed(err, "make the folder", path);
     return IMP_OK;
+}
+
+imp_status imp_sys_make_dirs(const char *path, imp_error *err)
+{
+    char part[4096];
+    size_t n = strlen(path);
+    if (n >= sizeof part) return imp_fail(err, IMP_INVALID, "the path is too long: %.100s", path);
+    memcpy(part, path, n + 1);
+    for (size_t i = 1; i < n; i++) {
+        if (part[i] != '/') continue;
+        part[i] = '\0';
+        if (!imp_sys_is_dir(part)) IMP_TRY(imp_sys_make_dir(part, err));
+        part[i] = '/';
+    }
+    return imp_sys_make_dir(path, err);
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
+{
+    (void)st, (void)kind, (void)at;
+    return remove(path);
+}
+
+void imp_sys_remove_tree(const char *path)
+{
+    (void)nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err)

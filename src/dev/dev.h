@@ -81,6 +81,16 @@ typedef struct imp_device_ops {
     const float *(*value)(const imp_exec *x, imp_val v, uint64_t *stride);
     /* Bytes of memory of its own that are free now; NULL: it uses the machine's. */
     uint64_t (*mem_free)(const imp_device *d);
+    /* An executable that is made ready in the background, or may stop being so: OK, it can run; NOT_READY, it is being
+     * prepared; else it never will again. text: what it does or why not. wait: until it is no longer being prepared. run
+     * answers DEVICE at once while it is not ready. NULL: what compile gave is ready. */
+    imp_status (*state)(imp_exec *x, bool wait, char *text, size_t cap);
+    /* What the vendor's framework says of where the last run's work is done, for receipts; "": nothing is known. NULL: the
+     * device is one unit. */
+    void (*ran_on)(const imp_exec *x, char *text, size_t cap);
+    /* Tokens that a sequence of n is computed as, where shapes are fixed; NULL: n. */
+    uint32_t (*padded)(const imp_device *d, uint32_t n);
+    uint32_t max_ctx; /* tokens of the longest sequence it takes; 0: any */
 } imp_device_ops;
 
 struct imp_device {

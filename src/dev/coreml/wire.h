@@ -1,0 +1,127 @@
+/* dev/coreml/wire.h - what the device and its worker process say to each other, and the memory that they share.
+ *
+ * Place:   private to dev/coreml; device side in client.c, worker side in worker.c.
+ * Idea:    a head and a body of a size that its kind fixes; one request, one answer. Tensors never go through the socket:
+ *          they lie in shared memory, cut into slots of one text each. Both sides compute the slots with ml_slots_of.
+ * Always:  a message is checked completely when it arrives (magic, version, kind, size, ranges, every text ended), on both
+ *          sides; who breaks a rule is not spoken to any more.
+ * Layout:  both ends are the same program on the same machine: native byte order and alignment. */
+#ifndef IMP_ML_WIRE_H
+#define IMP_ML_WIRE_H
+
+#include "base/base.h"
+
+enum {
+    ML_WIRE_MAGIC = 0x504d4943, /* "CIMP" */
+    ML_WIRE_VERSION = 1,
+    ML_WIRE_FUNCS = 16,
+    ML_WIRE_SLOTS = 64,
+    ML_WIRE_TEXT = 400,
+    ML_WIRE_PATH = 1024
+};
+
+typedef enum ml_kind {
+    ML_HELLO = 1, /* -> what runtime to open */
+    ML_WELCOME,   /* <- what it is */
+    ML_LOAD,      /* -> a package */
+    ML_LOADED,    /* <- and what Core ML plans for it */
+    ML_RUN,       /* -> texts are in the slots */
+    ML_RAN,       /* <- vectors are in the slots */
+    ML_FAILED,    /* <- instead of any answer */
+    ML_N_KIND
+} ml_kind;
+
+typedef struct ml_head {
+    uint32_t magic;
+    uint16_t version, kind;
+    uint32_t n_bytes; /* of the body */
+} ml_head;
+
+typedef struct ml_hello {
+    char runtime[ML_WIRE_PATH]; /* "": the system's own */
+} ml_hello;
+
+typedef struct ml_welcome {
+    char os[128];       /* "Version 15.3 (Build 24D60)" */
+    uint32_t functions; /* 1: a package may have several (macOS 15) */
+    uint32_t plans;     /* 1: MLComputePlan is there (macOS 14.4) */
+    uint32_t ane_cores; /* 0: none, or not known */
+} ml_welcome;
+
+typedef enum ml_units { ML_CPU_ONLY = 0, ML_CPU_GPU = 1, ML_ALL = 2, ML_CPU_ANE = 3 } ml_units;
+
+typedef struct ml_load {
+    char package[ML_WIRE_FUNCS][ML_WIRE_PATH];  /* [n_package] X.mlpackage; empty: a compiled one is there */
+    char compiled[ML_WIRE_FUNCS][ML_WIRE_PATH]; /* [n_package] where X.mlmodelc is, or is to be put */
+    uint32_t n_package;                         /* 1: all functions are in it; else one a function */
+    uint32_t n_func;
+    uint32_t s[ML_WIRE_FUNCS];    /* length of each function, ascending */
+    char name[ML_WIRE_FUNCS][32]; /* its name in the package */
+    uint32_t width, dim;          /* of "hidden" and "embedding" */
+    uint32_t has_mask;            /* the functions take "mask" */
+    uint32_t n_slot;              /* texts at once */
+    uint32_t units;               /* ml_units */
+} ml_load;
+
+/* Where the ops of a function go, as Core ML plans it: [0] Neural Engine, [1] GPU, [2] CPU. */
+typedef struct ml_where {
+    uint32_t known; /* 0: Core ML does not say, 1: numbers of ops, 2: shares of its estimated cost too */
+    uint32_t n_op[3];
+    double cost[3];
+} ml_where;
+
+typedef struct ml_loaded {
+    uint32_t was_cached;
+    uint64_t compile_ns, load_ns;
+    ml_where where[ML_WIRE_FUNCS];
+} ml_loaded;
+
+typedef struct ml_run {
+    uint32_t func, n; /* slots 0..n-1 */
+} ml_run;
+
+typedef struct ml_ran {
+    uint64_t ns;
+} ml_ran;
+
+typedef struct ml_failed {
+    uint32_t status; /* imp_status, not OK */
+    char text[ML_WIRE_TEXT];
+} ml_failed;
+
+typedef union ml_body {
+    ml_hello hello;
+    ml_welcome welcome;
+    ml_load load;
+    ml_loaded loaded;
+    ml_run run;
+    ml_ran ran;
+    ml_failed failed;
+} ml_body;
+
+/* One text's memory: hidden [width][s], mask [s], pool [s] in f16, embedding [dim] in f32, the places for the longest s. */
+typedef struct ml_slots {
+    uint64_t mask, pool, out; /* offsets in a slot */
+    uint64_t stride, total;
+} ml_slots;
+/* false: the sizes overflow or are beyond what is served (4 GB). */
+bool ml_slots_of(uint32_t width, uint32_t dim, uint32_t s_max, uint32_t n_slot, ml_slots *out);
+
+/* FORMAT: not a head of this version, or a body of the wrong size. */
+IMP_MUST_USE imp_status ml_wire_head(const ml_head *h, imp_error *err);
+/* The body of a message whose head was accepted. FORMAT says which rule it breaks. */
+IMP_MUST_USE imp_status ml_wire_body(ml_kind kind, const ml_body *b, imp_error *err);
+/* Whether run is for what load made. */
+IMP_MUST_USE imp_status ml_wire_run_fits(const ml_run *r, const ml_load *l, imp_error *err);
+uint32_t ml_wire_size(ml_kind kind);
+
+/* Bytes in and out, over a socket (wire.c) or from memory (fuzz). */
+typedef struct ml_port {
+    imp_status (*recv)(void *ctx, void *p, size_t n, imp_error *err);
+    imp_status (*send)(void *ctx, const void *p, size_t n, imp_error *err);
+    void *ctx;
+} ml_port;
+IMP_MUST_USE imp_status ml_wire_recv(const ml_port *p, ml_kind *kind, ml_body *b, imp_error *err);
+IMP_MUST_USE imp_status ml_wire_send(const ml_port *p, ml_kind kind, const void *body, imp_error *err);
+
+#endif
