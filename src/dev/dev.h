@@ -90,7 +90,8 @@ typedef struct imp_device_ops {
     void (*ran_on)(const imp_exec *x, char *text, size_t cap);
     /* Tokens that a sequence of n is computed as, where shapes are fixed; NULL: n. */
     uint32_t (*padded)(const imp_device *d, uint32_t n);
-    uint32_t max_ctx; /* tokens of the longest sequence it takes; 0: any */
+    /* Tokens of the longest sequence it takes; NULL: any. */
+    uint32_t (*max_ctx)(const imp_device *d);
 } imp_device_ops;
 
 struct imp_device {

@@ -46,6 +46,7 @@ typedef struct imp_instance {
     imp_sched *sched; /* NULL: the model is not on this unit */
     uint32_t n_using; /* calls that hold it to submit; engine.lock */
     char why_not[160];
+    char not_ready[160]; /* what the device does before it can run the model; place_lock */
 } imp_instance;
 
 struct imp_model {
@@ -87,6 +88,7 @@ typedef struct imp_record {
     imp_sched_phase phase[2];
     double watt[2];
     char fallback[160]; /* "": it ran as chosen */
+    char ran_on[96];    /* what the device's framework says of where it works; "": one unit */
     bool stored;
     char why[MAX_UNIT][96]; /* copies of reasons that belong to the model */
     imp_finish finish;
@@ -163,6 +165,8 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
 /* ---- record.c ---- */
 imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id, const imp_choice *c);
 void imp_record_keep(imp_engine *e, imp_record *r); /* takes it */
+/* In quotes, as JSON; for our own sentences and names. */
+void imp_text_write(imp_buf *b, const char *s);
 void imp_records_free(imp_engine *e);
 void imp_records_store(imp_engine *e); /* write what is new to the store */
 void imp_candidates_write(imp_buf *b, const imp_candidate *c, uint32_t n, const char (*unit)[64],

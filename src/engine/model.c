@@ -138,6 +138,8 @@ static imp_status open_instance(imp_model *m, imp_unit *u, imp_error *err)
         uint64_t held = held_elsewhere(m, u);
         want.mem_bytes = want.mem_bytes > held ? want.mem_bytes - held : 0;
     }
+    uint32_t longest = u->device->ops->max_ctx != NULL ? u->device->ops->max_ctx(u->device) : 0;
+    if (longest != 0 && IMP_MIN(want.n_ctx - 1, m->net->cfg.n_ctx_train - 1) >= longest) want.n_ctx = longest;
     imp_instance x = {.unit = u, .model = m};
     imp_error why = {0};
     imp_instance *at = &m->inst[u->index];
@@ -192,6 +194,15 @@ static imp_status place_model(imp_model *m, imp_error *err)
             there = there || one == IMP_OK;
             if (!there) s = one;
         }
+    const imp_instance *home = &m->inst[m->home];
+    const imp_device_ops *ops = e->unit[m->home]->device->ops;
+    imp_exec *only = home->embed != NULL ? home->embed : home->generate;
+    if (there && e->n_unit == 1 && ops->state != NULL &&
+        only != NULL) { /* nobody else would answer meanwhile */
+        char text[160];
+        s = ops->state(only, true, text, sizeof text);
+        if (s != IMP_OK) return imp_fail(err, s, "%s: %s", e->unit[m->home]->device->name, text);
+    }
     for (uint32_t i = 0; i < e->n_unit; i++)
         m->join[i] =
             there && (worth >> i & 1) && m->inst[i].sched == NULL && e->unit[i]->device->ops->slow_compile;

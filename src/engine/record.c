@@ -29,8 +29,9 @@ imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id
     memcpy(rec->cand, c->cand, c->n_cand * sizeof rec->cand[0]);
     for (uint32_t i = 0; i < rec->n_cand; i++)
         for (uint32_t k = 0; k < e->n_unit; k++) {
-            if (rec->cand[i].excluded != m->inst[k].why_not) continue;
-            (void)snprintf(rec->why[k], sizeof rec->why[k], "%.95s", m->inst[k].why_not);
+            const char *why = rec->cand[i].excluded;
+            if (why != m->inst[k].why_not && why != m->inst[k].not_ready) continue;
+            (void)snprintf(rec->why[k], sizeof rec->why[k], "%.95s", why);
             rec->cand[i].excluded = rec->why[k];
         }
     rec->chosen = c->chosen;
@@ -70,7 +71,7 @@ static const char *finish_name(imp_finish f)
     return name[f];
 }
 
-static void write_text(imp_buf *b, const char *s) /* quoted; our own sentences and names */
+void imp_text_write(imp_buf *b, const char *s)
 {
     imp_buf_str(b, "\"");
     for (; *s != '\0'; s++) {
@@ -91,7 +92,7 @@ static void write_phase(imp_buf *b, const imp_record *r, int p)
     bool sim = r->simulated >> d & 1;
     double predicted = p == 0 ? r->predicted_s[0] : r->predicted_s[1] * ph->n_tok;
     imp_buf_str(b, "{\"device\":");
-    write_text(b, r->unit[d]);
+    imp_text_write(b, r->unit[d]);
     imp_buf_fmt(b, ",\"tokens\":%u,\"ms\":%.4f,\"predicted_ms\":", ph->n_tok, ph->s * 1e3);
     if (r->chosen >= 0)
         imp_buf_fmt(b, "%.4f", predicted * 1e3);
@@ -104,9 +105,13 @@ static void write_phase(imp_buf *b, const imp_record *r, int p)
         imp_buf_str(b, "null");
     imp_buf_str(b, ",\"fallback\":");
     if (r->fallback[0] != '\0')
-        write_text(b, r->fallback);
+        imp_text_write(b, r->fallback);
     else
         imp_buf_str(b, "null");
+    if (p == 0 && r->ran_on[0] != '\0') {
+        imp_buf_str(b, ",\"ran_on\":");
+        imp_text_write(b, r->ran_on);
+    }
     if (sim) imp_buf_str(b, ",\"simulated\":\"SIMULATED\"");
     imp_buf_str(b, "}");
 }
@@ -114,7 +119,7 @@ static void write_phase(imp_buf *b, const imp_record *r, int p)
 static void write_receipt(imp_buf *b, const imp_record *r)
 {
     imp_buf_fmt(b, "{\"id\":%llu,\"model\":", (unsigned long long)r->id);
-    write_text(b, r->model);
+    imp_text_write(b, r->model);
     imp_buf_fmt(b, ",\"finish\":\"%s\",\"queue_ms\":%.4f,\"%s\":", finish_name(r->finish), r->queue_ms,
                 r->kind == IMP_REQUEST_EMBED ? "embed" : "prefill");
     write_phase(b, r, 0);
@@ -128,13 +133,13 @@ static void write_receipt(imp_buf *b, const imp_record *r)
 static void write_candidate(imp_buf *b, const imp_candidate *c, const char (*unit)[64], uint8_t simulated)
 {
     imp_buf_str(b, "{\"prefill\":");
-    write_text(b, unit[c->prefill]);
+    imp_text_write(b, unit[c->prefill]);
     imp_buf_str(b, ",\"decode\":");
-    write_text(b, unit[c->decode]);
+    imp_text_write(b, unit[c->decode]);
     if (c->excluded != NULL) {
         imp_buf_str(b, ",\"ttft_ms\":null,\"tpot_ms\":null,\"interval\":null,\"bound\":null,\"joules\":null,"
                        "\"excluded\":");
-        write_text(b, c->excluded);
+        imp_text_write(b, c->excluded);
         imp_buf_str(b, "}");
         return;
     }

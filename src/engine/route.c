@@ -32,13 +32,21 @@ static const char *ruled_out(const imp_unit *u, const imp_cost *c, bool embed)
     return NULL;
 }
 
+/* Whether the device can run the model now; text: what it does meanwhile. The instance does not go meanwhile. */
+static bool is_ready(const imp_instance *x, bool embed, char *text, size_t cap)
+{
+    imp_exec *run = embed ? x->embed : x->generate;
+    const imp_device_ops *ops = x->unit->device->ops;
+    return ops->state == NULL || run == NULL || ops->state(run, false, text, cap) == IMP_OK;
+}
+
 /* place_lock held. NULL: the unit may be used. */
-static const char *why_not(const imp_unit *u, const imp_instance *x, const imp_place_request *r)
+static const char *why_not(const imp_unit *u, imp_instance *x, const imp_place_request *r)
 {
     const char *require = r->only, *rule = ruled_out(u, r->cost, r->embed);
     if (rule != NULL && u->engine->n_unit > 1) return rule;
     bool asked = require != NULL && strcmp(require, u->device->name) == 0;
-    if (u->failed_ns != 0 && u->engine->n_unit > 1) {
+    if (u->failed_ns != 0 && u->engine->n_unit > 1 && u->device->ops->state == NULL) {
         uint64_t rest = (uint64_t)FAIL_REST_S * 1000000000u << IMP_MIN(u->n_fail, 6u);
         if (imp_now_ns() - u->failed_ns < rest) return "it failed a moment ago";
     }
@@ -46,6 +54,8 @@ static const char *why_not(const imp_unit *u, const imp_instance *x, const imp_p
         return "the slow reference is used only when asked for";
     if (x->sched == NULL)
         return x->why_not[0] != '\0' ? x->why_not : "the model is not loaded there: it would not win";
+    if (u->engine->n_unit > 1 && !is_ready(x, r->embed, x->not_ready, sizeof x->not_ready))
+        return x->not_ready;
     return NULL;
 }
 
@@ -63,6 +73,9 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
                                   .can_export = ops->kv_export != NULL,
                                   .can_import = ops->kv_import != NULL,
                                   .loaded = x->sched != NULL};
+        if (r->embed && ops->padded != NULL && r->n_input > 0)
+            out[i].pad = (double)ops->padded(u->device, (r->n_prompt + r->n_input - 1) / r->n_input) *
+                         r->n_input / r->n_prompt;
         if (x->sched == NULL || e->n_unit == 1) continue;
         imp_sched_load l = {0};
         imp_sched_get_load(x->sched, &l);
@@ -143,6 +156,7 @@ static imp_place_request describe(const imp_model *m, const imp_request *r)
         most = IMP_MAX(most, (uint64_t)r->n_ids[i]);
     }
     p.n_prompt = (uint32_t)IMP_MIN(IMP_MAX(n, 1u), (uint64_t)UINT32_MAX / 2);
+    p.n_input = (uint32_t)IMP_MIN(r->n_input, (size_t)p.n_prompt);
     p.n_need = (uint32_t)IMP_MIN(most, (uint64_t)UINT32_MAX / 2);
     if (r->kind != IMP_REQUEST_GENERATE) return p;
     p.n_gen = (uint32_t)IMP_MAX(m->mean_gen, 1);
@@ -231,6 +245,21 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
 
 /* ---- hooks ---------------------------------------------------------------------------------------- */
 
+/* The step as the device computes it: with fixed shapes, its texts at their padded lengths. */
+static imp_cost_shape shape_of(const imp_unit *u, const imp_batch *b, bool embed)
+{
+    imp_cost_shape sh = imp_cost_shape_of(b, !embed);
+    if (!embed || u->device->ops->padded == NULL) return sh;
+    sh.n_tok = sh.keys = sh.kv_tok = 0;
+    for (uint32_t i = 0; i < b->n_seq; i++) {
+        double n = u->device->ops->padded(u->device, b->seq[i].n_tok);
+        sh.n_tok += n;
+        sh.keys += n * n;
+        sh.kv_tok += n;
+    }
+    return sh;
+}
+
 static double on_step(void *user, const imp_batch *b, bool embed, double s)
 {
     imp_instance *x = user;
@@ -240,7 +269,7 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s)
     if (u->since_learn_s < LEARN_EVERY_S && u->bytes[phase] > 0) return u->bytes[phase];
     u->since_learn_s = 0;
     const imp_cost *c = embed ? &x->model->cost_embed : &x->model->cost_generate;
-    imp_cost_shape sh = imp_cost_shape_of(b, !embed);
+    imp_cost_shape sh = shape_of(u, b, embed);
     imp_cost_time t;
     imp_mutex_lock(u->engine->place_lock);
     imp_learn_observe(&u->learn, c, &sh, s);
@@ -329,7 +358,9 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
         if (!failed[k] && !e->unit[k]->only_forced) order[n++] = k;
     for (uint32_t k = 0; k < n; k++) {
         uint32_t to = order[k];
+        char text[160];
         if (to == x->unit->index) continue;
+        if (!is_ready(&m->inst[to], i.kind == IMP_REQUEST_EMBED, text, sizeof text)) continue;
         if (m->inst[to].sched == NULL && !open_there(x, to)) continue;
         (void)snprintf(rec->fallback, sizeof rec->fallback, "%.40s failed: %.90s", x->unit->device->name,
                        err->text);
@@ -354,6 +385,9 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     rec->phase[1] = i.phase[1];
     rec->queue_ms = i.queue_ms;
     rec->finish = finish;
+    imp_exec *ran = i.kind == IMP_REQUEST_EMBED ? x->embed : x->generate;
+    if (x->unit->device->ops->ran_on != NULL && i.phase[0].n_tok > 0 && rec->device[0] == x->unit->index)
+        x->unit->device->ops->ran_on(ran, rec->ran_on, sizeof rec->ran_on);
     if (i.kind == IMP_REQUEST_GENERATE && (finish == IMP_FINISH_STOP || finish == IMP_FINISH_LENGTH)) {
         imp_mutex_lock(e->place_lock);
         x->model->mean_gen += 0.1 * (i.n_generated - x->model->mean_gen);

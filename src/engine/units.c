@@ -141,10 +141,33 @@ imp_unit *imp_unit_find(const imp_engine *e, const char *name)
     return NULL;
 }
 
+/* What a device that prepares models in the background has come to; engine.lock and place_lock held. */
+static void write_states(imp_buf *b, const imp_engine *e, const imp_unit *u)
+{
+    imp_buf_str(b, ",\"models\":[");
+    for (size_t i = 0, n = 0; i < e->n_model; i++) {
+        const imp_instance *x = &e->model[i]->inst[u->index];
+        imp_exec *run = x->embed != NULL ? x->embed : x->generate;
+        char text[160] = "";
+        if (run == NULL) continue;
+        imp_status s = u->device->ops->state(run, false, text, sizeof text);
+        imp_buf_fmt(b, "%s{\"model\":", n++ > 0 ? "," : "");
+        imp_text_write(b, e->model[i]->id);
+        imp_buf_fmt(b, ",\"state\":\"%s\",\"doing\":",
+                    s == IMP_OK          ? "ready"
+                    : s == IMP_NOT_READY ? "preparing"
+                                         : "given up");
+        imp_text_write(b, text);
+        imp_buf_str(b, "}");
+    }
+    imp_buf_str(b, "]");
+}
+
 char *imp_units_json(imp_engine *e)
 {
     imp_buf b = {0};
     imp_buf_str(&b, "[");
+    imp_mutex_lock(e->lock);
     imp_mutex_lock(e->place_lock);
     for (uint32_t i = 0; i < e->n_unit; i++) {
         const imp_unit *u = e->unit[i];
@@ -153,6 +176,7 @@ char *imp_units_json(imp_engine *e)
             &b, "%s{\"device\":\"%s\",\"kind\":\"%s\",\"driver\":\"%s\",\"simulated\":%s,\"state\":\"%s\"",
             i ? "," : "", u->device->name, imp_unit_kind_name(m->kind), u->device->ops->kind,
             imp_dev_is_sim(u->device) ? "true" : "false", u->failed_ns != 0 ? "failed" : "ready");
+        if (u->device->ops->state != NULL) write_states(&b, e, u);
         imp_buf_fmt(&b, ",\"observed\":%llu,\"residual\":%.4f,\"numbers\":{",
                     (unsigned long long)u->learn.n_observed, u->learn.residual);
         for (int f = 0, first = 1; f < IMP_N_FIELD; f++) {
@@ -167,6 +191,7 @@ char *imp_units_json(imp_engine *e)
         imp_buf_str(&b, "}}");
     }
     imp_mutex_unlock(e->place_lock);
+    imp_mutex_unlock(e->lock);
     imp_buf_str(&b, "]");
     char *text = imp_buf_take(&b);
     imp_buf_deinit(&b);

@@ -107,6 +107,7 @@ imp_status imp_fit_compute(imp_device *dev, const imp_net *net, const imp_fit_wa
                            imp_error *err)
 {
     uint32_t limit = net->cfg.n_ctx_train;
+    if (dev->ops->max_ctx != NULL) limit = IMP_MIN(limit, dev->ops->max_ctx(dev));
     uint32_t least = IMP_MIN((uint32_t)LEAST_CTX, limit);
     if (w->n_ctx > limit && net->generate == NULL) /* positions beyond the table do not exist */
         return imp_fail_field(err, IMP_INVALID, "ctx",

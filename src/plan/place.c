@@ -101,7 +101,8 @@ static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit
     out->wait_s = u->queued_s * crowd + (u->loaded ? 0 : u->load_s);
     out->n_chunk = 1;
     if (r->embed) {
-        imp_cost_shape sh = imp_cost_shape_chunk(r->n_prompt, 0, 1);
+        uint32_t n = u->pad > 1 ? (uint32_t)IMP_MIN(r->n_prompt * u->pad, 1e9) : r->n_prompt;
+        imp_cost_shape sh = imp_cost_shape_chunk(n, 0, 1);
         imp_learn_predict(l, r->cost, &sh, true, &out->prefill);
         out->added_s = out->first_s = out->prefill.s;
         out->decode = (imp_cost_time){.bound = out->prefill.bound};

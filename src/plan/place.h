@@ -36,6 +36,7 @@ typedef struct imp_place_unit {
     double n_decode;      /* sequences that generate */
     double n_prefill;     /* requests that wait for or are in their prefill */
     bool can_export, can_import;
+    double pad;  /* embeddings: tokens it computes for each one, where shapes are fixed; 0: 1 */
     bool loaded; /* else the first request pays load_s */
     double load_s;
 } imp_place_unit;
@@ -45,6 +46,7 @@ typedef struct imp_place_request {
     const imp_cost *cost;
     bool embed;
     uint32_t n_prompt, n_gen; /* n_gen: expected */
+    uint32_t n_input;         /* texts of an embedding, 0: one */
     uint32_t n_need;          /* tokens the context must hold */
     uint32_t chunk;           /* prompt tokens a step */
     const char *only;         /* every phase on this unit (device forced or required); NULL: free */

@@ -345,6 +345,12 @@ static uint32_t ml_dev_padded(const imp_device *base, uint32_t n)
     return n;
 }
 
+static uint32_t ml_dev_max_ctx(const imp_device *base)
+{
+    const ml_device *d = (const ml_device *)base;
+    return d->cfg.bucket[d->cfg.n_bucket - 1];
+}
+
 static uint64_t ml_dev_last_ns(const imp_exec *base)
 {
     return ((const ml_exec *)base)->last_ns;
@@ -364,6 +370,7 @@ static void ml_dev_close(imp_device *d)
 
 static const imp_device_ops COREML_OPS = {
     .kind = "coreml",
+    .slow_compile = true,
     .refuses = ml_dev_refuses,
     .plan = ml_dev_plan,
     .compile = ml_dev_compile,
@@ -375,7 +382,7 @@ static const imp_device_ops COREML_OPS = {
     .state = ml_dev_state,
     .ran_on = ml_dev_ran_on,
     .padded = ml_dev_padded,
-    .max_ctx = MAX_CTX,
+    .max_ctx = ml_dev_max_ctx,
 };
 
 static imp_status look(ml_device *d, imp_error *err)
