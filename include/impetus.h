@@ -255,7 +255,10 @@ typedef struct imp_request {
     uint32_t dimensions; /* EMBED: 0: all; else cut to this many and normalise again */
     imp_event_fn on_event;
     void *user;
-    const char *require; /* every phase on this device, or NOT_READY with the reason; NULL: free */
+    const char *require; /* every phase on this device, or NOT_READY with the reason; "a>b": prefill on a, decode on b;
+                            NULL: free */
+    int32_t priority;    /* less is served first; 0 is usual */
+    uint64_t client;     /* whose request it is (a number for each API key): clients take turns; 0: nobody's */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,
@@ -283,7 +286,10 @@ typedef struct imp_stats {
     uint64_t n_step;
     double step_s, prefill_s, decode_s;
     uint32_t n_running, n_waiting;
-    uint32_t kv_block_used, kv_block_total;
+    uint32_t kv_block_used, kv_block_total; /* used: by requests that run */
+    uint32_t kv_block_cached;               /* held only because a later prompt may begin the same way */
+    uint64_t n_cache_query_tok, n_cache_hit_tok; /* prompt tokens looked up, and found */
+    uint64_t n_preempted;
 } imp_stats;
 void imp_engine_get_stats(imp_engine *e, imp_stats *out);
 

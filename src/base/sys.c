@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +30,11 @@ uint64_t imp_sys_n_call(void)
 uint64_t imp_sys_n_alloc(void)
 {
     return atomic_load(&n_alloc);
+}
+
+imp_status imp_sys_random(void *p, size_t n)
+{
+    return imp_sys_should_fail() || getentropy(p, n) != 0 ? IMP_IO : IMP_OK;
 }
 
 static bool refuse_alloc(void)

@@ -62,6 +62,8 @@ void imp_sys_memory(uint64_t *total, uint64_t *available);
 uint64_t imp_sys_resident(void); /* bytes of memory this process holds now; 0: not known */
 uint32_t imp_sys_n_core(void);   /* physical cores this process may use, at least 1 */
 
+IMP_MUST_USE imp_status imp_sys_random(void *p, size_t n); /* n <= 256 bytes nobody can guess */
+
 /* The file of the running program, without links; false: not known. */
 bool imp_sys_program_path(char *out, size_t cap);
 /* The folder of the running program, without links; false: not known. */

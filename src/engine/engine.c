@@ -7,6 +7,7 @@
  * Always:  an instance goes only on its unit's thread, between steps, when nobody holds it; the model goes with its last
  *          instance and reference.
  * Threads: public functions from any thread. */
+#include <math.h>
 #include <stdio.h>
 
 #include "engine/engine_int.h"
@@ -111,6 +112,31 @@ static bool wait_for_work(imp_unit *u)
     return !quit;
 }
 
+/* A step of every model, then embeddings. Beside sequences that generate these get IMP_EMBED_SHARE of the time that their
+ * steps take; an input that alone takes longer waits until that much has come together. */
+static void run_round(imp_unit *u, const snapshot *s)
+{
+    double generating = 0, t;
+    bool pending = false;
+    for (size_t i = 0; i < s->n; i++) {
+        imp_mutex_lock(u->device_lock);
+        (void)imp_sched_step_generate(s->inst[i]->sched, &t);
+        imp_mutex_unlock(u->device_lock);
+        generating += t;
+    }
+    u->lane_s += IMP_EMBED_SHARE * generating;
+    for (size_t i = 0; i < s->n; i++) {
+        bool more;
+        imp_mutex_lock(u->device_lock);
+        (void)imp_sched_step_embed(s->inst[i]->sched, generating > 0 ? u->lane_s : INFINITY, &t, &more);
+        imp_mutex_unlock(u->device_lock);
+        u->lane_s -= t;
+        pending = pending || more;
+    }
+    if (generating == 0) u->lane_s = 0;
+    if (!pending) u->lane_s = IMP_MIN(u->lane_s, IMP_EMBED_SHARE * generating);
+}
+
 static void scheduler_main(void *arg)
 {
     imp_unit *u = arg;
@@ -119,11 +145,7 @@ static void scheduler_main(void *arg)
     while (wait_for_work(u)) {
         let_go(u);
         take_snapshot(u, &s);
-        for (size_t i = 0; i < s.n; i++) {
-            imp_mutex_lock(u->device_lock);
-            (void)imp_sched_step(s.inst[i]->sched);
-            imp_mutex_unlock(u->device_lock);
-        }
+        run_round(u, &s);
     }
     do { /* whoever holds an instance lets it go soon */
         let_go(u);

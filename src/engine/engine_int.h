@@ -20,6 +20,10 @@
 #include "text/chat.h"
 #include "text/jinja.h"
 
+/* Beside a prompt a step that generates may take this much longer, and embeddings may take this share of its time. */
+#define IMP_PACE        1.4
+#define IMP_EMBED_SHARE 0.25
+
 enum { MAX_MODEL = 64, MAX_UNIT = IMP_PLACE_UNITS, MAX_RECORD = 256 };
 
 typedef struct imp_unit {
@@ -33,6 +37,7 @@ typedef struct imp_unit {
     bool only_forced;       /* the slow reference */
     double since_learn_s,
         bytes[2];       /* its thread only: computed since the last lesson; bytes of a step, by phase */
+    double lane_s;      /* its thread only: time that embeddings may take beside sequences that generate */
     uint64_t failed_ns; /* place_lock; when it last failed; 0: never */
     uint32_t n_fail;
     uint32_t n_learned; /* lessons since the store was written */
@@ -87,6 +92,8 @@ typedef struct imp_record {
     double predicted_s[2]; /* prefill, one decode step */
     imp_sched_phase phase[2];
     double watt[2];
+    imp_sched_handover handover;
+    uint32_t n_cached;
     char fallback[160]; /* "": it ran as chosen */
     char ran_on[96];    /* what the device's framework says of where it works; "": one unit */
     bool stored;

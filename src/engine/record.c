@@ -120,13 +120,20 @@ static void write_receipt(imp_buf *b, const imp_record *r)
 {
     imp_buf_fmt(b, "{\"id\":%llu,\"model\":", (unsigned long long)r->id);
     imp_text_write(b, r->model);
-    imp_buf_fmt(b, ",\"finish\":\"%s\",\"queue_ms\":%.4f,\"%s\":", finish_name(r->finish), r->queue_ms,
-                r->kind == IMP_REQUEST_EMBED ? "embed" : "prefill");
+    imp_buf_fmt(b,
+                ",\"finish\":\"%s\",\"queue_ms\":%.4f,\"cached_tokens\":%u,\"%s\":", finish_name(r->finish),
+                r->queue_ms, r->n_cached, r->kind == IMP_REQUEST_EMBED ? "embed" : "prefill");
     write_phase(b, r, 0);
     if (r->kind == IMP_REQUEST_GENERATE) {
         imp_buf_str(b, ",\"decode\":");
         write_phase(b, r, 1);
     }
+    if (r->handover.n_block > 0)
+        imp_buf_fmt(b,
+                    ",\"kv_moved\":{\"blocks\":%u,\"bytes\":%.0f,\"early_blocks\":%u,\"overlapped_ms\":%.4f,"
+                    "\"exposed_ms\":%.4f}",
+                    r->handover.n_block, r->handover.bytes, r->handover.n_early,
+                    r->handover.overlapped_s * 1e3, r->handover.exposed_s * 1e3);
     imp_buf_str(b, "}");
 }
 

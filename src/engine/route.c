@@ -45,7 +45,8 @@ static const char *why_not(const imp_unit *u, imp_instance *x, const imp_place_r
 {
     const char *require = r->only, *rule = ruled_out(u, r->cost, r->embed);
     if (rule != NULL && u->engine->n_unit > 1) return rule;
-    bool asked = require != NULL && strcmp(require, u->device->name) == 0;
+    bool asked = require != NULL && (imp_place_meant(require, u->device->name, NULL) ||
+                                     imp_place_meant(require, NULL, u->device->name));
     if (u->failed_ns != 0 && u->engine->n_unit > 1 && u->device->ops->state == NULL) {
         uint64_t rest = (uint64_t)FAIL_REST_S * 1000000000u << IMP_MIN(u->n_fail, 6u);
         if (imp_now_ns() - u->failed_ns < rest) return "it failed a moment ago";
@@ -168,11 +169,13 @@ static imp_place_request describe(const imp_model *m, const imp_request *r)
 /* What a required device says no with. */
 static imp_status refuse(const imp_model *m, const imp_request *r, const imp_choice *c, imp_error *err)
 {
-    const imp_unit *u = imp_unit_find(m->engine, r->require);
     const char *why = "there is no such device here";
-    for (uint32_t i = 0; u != NULL && i < c->n_cand; i++)
-        if (c->cand[i].prefill == u->index && c->cand[i].decode == u->index && c->cand[i].excluded != NULL)
-            why = c->cand[i].excluded;
+    imp_engine *e = m->engine;
+    for (uint32_t i = 0; i < c->n_cand; i++) {
+        const imp_candidate *x = &c->cand[i];
+        if (imp_place_meant(r->require, e->unit[x->prefill]->device->name, e->unit[x->decode]->device->name))
+            why = x->excluded;
+    }
     return imp_fail_field(err, IMP_NOT_READY, "impetus.require", "\"%.60s\" cannot run this request: %s",
                           r->require, why);
 }
@@ -299,6 +302,34 @@ static bool move(imp_instance *from, uint32_t to, struct job *j)
     return ok;
 }
 
+static double predict(void *user, const imp_cost_shape *sh, bool embed)
+{
+    const imp_instance *x = user;
+    imp_cost_time t;
+    imp_mutex_lock(x->unit->engine->place_lock);
+    imp_learn_predict(&x->unit->learn, embed ? &x->model->cost_embed : &x->model->cost_generate, sh, false,
+                      &t);
+    imp_mutex_unlock(x->unit->engine->place_lock);
+    return t.s;
+}
+
+/* The unit that will decode takes in what is there of the cache. */
+static void on_pushed(void *user, struct job *j)
+{
+    imp_instance *x = user;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    const imp_record *rec = i.tag;
+    if (rec == NULL || rec->device[1] == x->unit->index) return;
+    imp_mutex_lock(x->unit->engine->lock);
+    imp_instance *to = &x->model->inst[rec->device[1]];
+    if (to->sched != NULL) {
+        imp_sched_land(to->sched, j);
+        imp_unit_wake(to->unit);
+    }
+    imp_mutex_unlock(x->unit->engine->lock);
+}
+
 static bool on_prefilled(void *user, struct job *j)
 {
     imp_instance *x = user;
@@ -384,6 +415,8 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     rec->phase[0] = i.phase[0];
     rec->phase[1] = i.phase[1];
     rec->queue_ms = i.queue_ms;
+    rec->handover = i.handover;
+    rec->n_cached = i.n_cached;
     rec->finish = finish;
     imp_exec *ran = i.kind == IMP_REQUEST_EMBED ? x->embed : x->generate;
     if (x->unit->device->ops->ran_on != NULL && i.phase[0].n_tok > 0 && rec->device[0] == x->unit->index)
@@ -398,8 +431,10 @@ static void on_end(void *user, struct job *j, imp_finish finish)
 
 void imp_route_hooks(imp_instance *x, imp_sched_hooks *out)
 {
-    *out = (imp_sched_hooks){.user = &x->model->inst[x->unit->index], .on_step = on_step, .on_end = on_end};
+    *out = (imp_sched_hooks){
+        .user = &x->model->inst[x->unit->index], .on_step = on_step, .predict = predict, .on_end = on_end};
     if (x->unit->engine->n_unit == 1) return;
     out->on_prefilled = on_prefilled;
+    out->on_pushed = on_pushed;
     out->on_stranded = on_stranded;
 }

@@ -20,6 +20,14 @@ const char *imp_policy_name(imp_policy p)
     return POLICY[p];
 }
 
+bool imp_place_meant(const char *only, const char *prefill, const char *decode)
+{
+    const char *cut = strchr(only, '>');
+    size_t n = cut != NULL ? (size_t)(cut - only) : strlen(only);
+    if (prefill != NULL && (strlen(prefill) != n || memcmp(prefill, only, n) != 0)) return false;
+    return decode == NULL || strcmp(cut != NULL ? cut + 1 : only, decode) == 0;
+}
+
 void imp_placer_init(imp_placer *p)
 {
     *p = (imp_placer){.hysteresis = 0.02, .explore = 0.015};
@@ -136,8 +144,7 @@ static void price_move(const imp_place_request *r, const imp_place_unit *a, cons
 
 static const char *pair_excluded(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b)
 {
-    if (r->only != NULL && (strcmp(r->only, a->name) != 0 || strcmp(r->only, b->name) != 0))
-        return "another device is asked for";
+    if (r->only != NULL && !imp_place_meant(r->only, a->name, b->name)) return "another device is asked for";
     if (a == b) return NULL;
     if (r->embed) return "an embedding has one phase";
     if (r->n_gen <= 1) return "there is nothing to decode elsewhere";

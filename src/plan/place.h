@@ -49,7 +49,7 @@ typedef struct imp_place_request {
     uint32_t n_input;         /* texts of an embedding, 0: one */
     uint32_t n_need;          /* tokens the context must hold */
     uint32_t chunk;           /* prompt tokens a step */
-    const char *only;         /* every phase on this unit (device forced or required); NULL: free */
+    const char *only;         /* every phase on this unit, or "a>b": prefill on a, decode on b; NULL: free */
 } imp_place_request;
 
 typedef struct imp_candidate {
@@ -94,6 +94,8 @@ typedef struct imp_choice {
     bool kept;       /* the class's last choice was kept within the hysteresis */
 } imp_choice;
 
+/* Is this pair what `only` means? NULL: that phase may be anywhere. */
+bool imp_place_meant(const char *only, const char *prefill, const char *decode);
 void imp_placer_init(imp_placer *p);
 void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *u, uint32_t n_unit,
                imp_choice *out);

@@ -1,7 +1,8 @@
 /* sched/job.c - one accepted request: its memory, its text on the way out, its final event.
  *
- * Idea:    everything a job will ever need is allocated when it is accepted; afterwards only its text buffers may grow,
- *          to the length of the longest token plus stop string.
+ * Idea:    what a job needs is allocated when it is accepted, but for the room of its sequence, which is a slot of the
+ *          scheduler's while it runs; afterwards only its text buffers may grow, to the length of the longest token plus
+ *          stop string.
  *          Text leaves in three stages: token bytes -> detokenizer (whole characters) -> stop scan (held back while it
  *          may become a stop string) -> callback. Tokens with probabilities leave with the text they end in. */
 #include "sched/job.h"
@@ -33,7 +34,7 @@ static imp_status copy_request(job *j, const imp_request *r)
     return IMP_OK;
 }
 
-static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
+static imp_status alloc_sequence(job *j, uint32_t n_ctx)
 {
     imp_arena *a = j->memory;
     j->cap_ids = j->n_prompt;
@@ -42,8 +43,7 @@ static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
         if (j->r.max_tok == 0 || j->r.max_tok > room) j->r.max_tok = (uint32_t)room;
         j->cap_ids += j->r.max_tok;
     }
-    j->ids = imp_arena_array(a, j->cap_ids, sizeof *j->ids);
-    j->block = imp_arena_array(a, (size_t)n_block_max + 1, sizeof *j->block);
+    j->ids = imp_arena_array(a, j->n_prompt, sizeof *j->ids);
     if (j->r.want_logprobs) {
         /* A held-back stretch is at most the longest stop string plus an unfinished character: a token has at least
          * one byte, except those without text, so the bound is generous. */
@@ -55,17 +55,17 @@ static imp_status alloc_sequence(job *j, uint32_t n_ctx, uint32_t n_block_max)
         j->top = imp_arena_array(a, j->cap_token * IMP_MAX(1u, j->r.n_logprobs), sizeof *j->top);
         if (j->token == NULL || j->token_at == NULL || j->top == NULL) return IMP_NOMEM;
     }
-    return j->ids == NULL || j->block == NULL ? IMP_NOMEM : IMP_OK;
+    return j->ids == NULL ? IMP_NOMEM : IMP_OK;
 }
 
-imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok, uint32_t n_ctx,
-                       uint32_t n_block_max, job **out)
+imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok, uint32_t n_ctx, job **out)
 {
     *out = NULL;
     job *j = imp_sys_calloc(1, sizeof *j);
     if (j == NULL) return IMP_NOMEM;
     j->memory = imp_arena_new(1024);
     j->id = id;
+    j->slot = UINT32_MAX;
     j->t_submit = imp_now_ns();
     imp_status s = j->memory == NULL ? IMP_NOMEM : copy_request(j, r);
     if (s == IMP_OK) {
@@ -77,7 +77,7 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
             for (size_t i = 1; s == IMP_OK && i < r->n_input; i++)
                 j->input_first[i] = j->input_first[i - 1] + r->n_ids[i - 1];
         } else {
-            s = alloc_sequence(j, n_ctx, n_block_max);
+            s = alloc_sequence(j, n_ctx);
         }
     }
     if (s != IMP_OK) {
@@ -85,6 +85,7 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
         return s;
     }
     memcpy(j->ids, r->ids, j->n_prompt * sizeof *j->ids);
+    j->own_ids = j->ids;
     j->n_ids = j->n_prompt;
     imp_sampler_init(&j->sampler, &j->r.sampling);
     imp_stop_init(&j->stop, j->r.stop, j->r.n_stop);
@@ -98,7 +99,8 @@ void imp_job_free(job *j)
 {
     if (j == NULL) return;
     imp_stop_deinit(&j->stop);
-    imp_sys_free(j->kv_host);
+    if (j->push != NULL) atomic_store(&j->push->closed, true);
+    imp_push_unref(j->push);
     imp_arena_free(j->memory);
     imp_sys_free(j);
 }
@@ -165,6 +167,7 @@ void imp_job_finish(job *j, imp_finish finish, const imp_error *err)
     uint64_t start = j->t_start != 0 ? j->t_start : j->t_end, first = j->t_first != 0 ? j->t_first : j->t_end;
     imp_event ev = {.kind = IMP_EVENT_DONE, .finish = finish, .error = err};
     ev.usage = (imp_usage){.n_prompt = (uint32_t)j->n_prompt,
+                           .n_cached = j->n_cached,
                            .n_generated = (uint32_t)(j->n_ids - j->n_prompt),
                            .queue_ms = (double)(start - j->t_submit) * 1e-6,
                            .prefill_ms = (double)(first - start) * 1e-6,
@@ -181,7 +184,9 @@ void imp_sched_job_get(const job *j, imp_sched_job_info *out)
                                 .n_generated = (uint32_t)(j->n_ids - j->n_prompt),
                                 .cap = (uint32_t)j->cap_ids,
                                 .phase = {j->phase[0], j->phase[1]},
-                                .queue_ms = (double)(start - j->t_submit) * 1e-6};
+                                .n_cached = j->n_cached,
+                                .queue_ms = (double)(start - j->t_submit) * 1e-6,
+                                .handover = j->handover};
 }
 
 void imp_job_push(job_list *l, job *j)

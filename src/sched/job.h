@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "sched/push.h"
 #include "sched/sampler.h"
 #include "sched/sched.h"
 #include "sched/stop.h"
@@ -17,11 +18,20 @@ typedef struct job {
     _Atomic bool cancelled;
 
     /* sequence (GENERATE, SCORE) */
-    int32_t *ids; /* [cap_ids] prompt, then what was generated */
+    int32_t
+        *ids; /* prompt, then what was generated; room for cap_ids while it has a slot, else only for n_ids */
     size_t n_prompt, n_ids, cap_ids;
     uint32_t n_past; /* ids whose keys and values are in the cache */
-    uint32_t *block; /* block table, room for a full context */
+    uint32_t *block; /* block table, room for a full context; the slot's */
     uint32_t n_block;
+    int32_t *own_ids;   /* as it came, in `memory` */
+    uint32_t slot;      /* of the scheduler, from its admission; UINT32_MAX: none */
+    uint32_t n_indexed; /* blocks known to the prefix cache */
+    uint32_t n_cached;  /* prompt tokens that were there when it was first admitted */
+    uint32_t fair;      /* its client's place in the turns */
+    uint64_t in_step;   /* the last step it takes part in */
+    bool resumed;       /* it ran before: first in line */
+    bool passed;        /* in this round of admission others go first */
     imp_sampler sampler;
 
     /* text of a GENERATE */
@@ -46,13 +56,13 @@ typedef struct job {
     imp_sched_phase phase[2]; /* prefill (or embedding), decode */
     void *tag;                /* the engine's record of the request */
     bool split;               /* decode happens elsewhere: the cache is exported as it fills */
-    uint8_t *kv_host;         /* [n_prompt blocks] exported blocks, owned; NULL: none */
-    uint32_t n_pushed;        /* blocks exported */
+    imp_push *push;           /* the exported cache; NULL: none */
+    imp_sched_handover handover;
 } job;
 
 /* A checked request becomes a job. NOMEM only. */
 IMP_MUST_USE imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok,
-                                    uint32_t n_ctx, uint32_t n_block_max, job **out);
+                                    uint32_t n_ctx, job **out);
 void imp_job_free(job *j);
 
 /* One more token was chosen: text goes out through the callback. true: a stop string ended it. */

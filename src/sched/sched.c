@@ -1,7 +1,9 @@
-/* sched/sched.c - the queue side of the scheduler: accept, cancel, end, count. step.c computes.
+/* sched/sched.c - the queue side of the scheduler: accept, cancel, end, move, count. admit.c lets in, step.c computes.
  *
  * Always:  an accepted request is in exactly one list and in `known` until imp_sched_end.
  * Threads: see sched.h; callbacks run without the lock. */
+#include <math.h>
+
 #include "sched/sched_int.h"
 
 /* How many of what a batch under construction and the queue hold, for these limits. */
@@ -19,14 +21,23 @@ static room room_of(const imp_sched_config *c)
                   .n_known = (size_t)c->n_queue + g->max_seq};
 }
 
+static uint32_t blocks_of_context(uint32_t n_ctx)
+{
+    return n_ctx / IMP_KV_BLOCK + 2;
+}
+
 uint64_t imp_sched_bytes(const imp_sched_config *c)
 {
     const imp_sched *s = NULL; /* for sizes only */
+    const imp_limits *g = &c->generate_limits;
     room r = room_of(c);
     uint64_t seq = sizeof *s->seq + sizeof *s->seq_job + sizeof *s->seq_out + sizeof *s->seq_input;
     uint64_t n = sizeof *s + r.n_tok * (sizeof *s->token + sizeof *s->pos) + r.n_out * sizeof *s->out_row +
                  r.n_seq * seq + r.n_vector * sizeof *s->vector + r.n_known * sizeof *s->known +
-                 c->generate_limits.n_kv_block * sizeof *s->kv.free_block;
+                 g->n_kv_block * (sizeof *s->kv.free_block + sizeof *s->kv.ref + sizeof *s->kv.shared) +
+                 imp_prefix_bytes(g->n_kv_block);
+    n += g->max_seq * ((uint64_t)g->max_ctx * sizeof *s->slot_ids +
+                       blocks_of_context(g->max_ctx) * sizeof *s->slot_block + sizeof *s->free_slot);
     uint64_t token = sizeof *s->scratch.logit + sizeof *s->scratch.cand + sizeof *s->scratch.count;
     return n + (c->net->generate != NULL ? c->net->cfg.n_vocab * token : 0);
 }
@@ -34,6 +45,7 @@ uint64_t imp_sched_bytes(const imp_sched_config *c)
 static imp_status alloc_batch(imp_sched *s)
 {
     room r = room_of(&s->c);
+    const imp_limits *g = &s->c.generate_limits;
     s->token = imp_sys_calloc(r.n_tok, sizeof *s->token);
     s->pos = imp_sys_calloc(r.n_tok, sizeof *s->pos);
     s->out_row = imp_sys_calloc(r.n_out, sizeof *s->out_row);
@@ -44,9 +56,15 @@ static imp_status alloc_batch(imp_sched *s)
     s->vector = imp_sys_calloc(r.n_vector, sizeof *s->vector);
     s->cap_known = r.n_known;
     s->known = imp_sys_calloc(s->cap_known, sizeof(job *));
-    bool ok = s->token != NULL && s->pos != NULL && s->out_row != NULL && s->seq != NULL &&
-              s->seq_job != NULL && s->seq_out != NULL && s->seq_input != NULL && s->vector != NULL &&
-              s->known != NULL;
+    s->n_block_ctx = blocks_of_context(s->c.n_ctx);
+    s->n_free_slot = g->max_seq;
+    s->slot_ids = imp_sys_calloc((size_t)g->max_seq * s->c.n_ctx, sizeof *s->slot_ids);
+    s->slot_block = imp_sys_calloc((size_t)g->max_seq * s->n_block_ctx, sizeof *s->slot_block);
+    s->free_slot = imp_sys_calloc(g->max_seq, sizeof *s->free_slot);
+    for (uint32_t i = 0; s->free_slot != NULL && i < g->max_seq; i++) s->free_slot[i] = g->max_seq - 1 - i;
+    bool ok = s->slot_ids != NULL && s->slot_block != NULL && s->free_slot != NULL && s->token != NULL &&
+              s->pos != NULL && s->out_row != NULL && s->seq != NULL && s->seq_job != NULL &&
+              s->seq_out != NULL && s->seq_input != NULL && s->vector != NULL && s->known != NULL;
     return ok ? IMP_OK : IMP_NOMEM;
 }
 
@@ -62,13 +80,16 @@ imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *
     if ((st = imp_mutex_new(&s->lock)) != IMP_OK) goto fail;
     if ((st = alloc_batch(s)) != IMP_OK) goto fail;
     if ((st = imp_kv_pool_init(&s->kv, c->generate_limits.n_kv_block)) != IMP_OK) goto fail;
+    if ((st = imp_prefix_init(&s->prefix, &s->kv)) != IMP_OK) goto fail;
     if (c->generate != NULL && (st = imp_sampler_scratch_init(&s->scratch, c->net->cfg.n_vocab)) != IMP_OK)
         goto fail;
     *out = s;
     return IMP_OK;
 fail:
     if (s != NULL) imp_sched_free(s);
-    return imp_fail(err, st, "not enough memory for the request queue");
+    return imp_fail(err, st,
+                    st == IMP_NOMEM ? "not enough memory for the request queue"
+                                    : "the system gives no random numbers");
 }
 
 static void cancel_all(imp_sched *s, job_list *l)
@@ -84,7 +105,16 @@ void imp_sched_free(imp_sched *s)
     cancel_all(s, &s->waiting);
     cancel_all(s, &s->running);
     cancel_all(s, &s->embedding);
+    while (s->landing != NULL) {
+        imp_push *p = s->landing;
+        s->landing = p->next;
+        imp_push_unref(p);
+    }
+    imp_prefix_deinit(&s->prefix);
     imp_kv_pool_deinit(&s->kv);
+    imp_sys_free(s->slot_ids);
+    imp_sys_free(s->slot_block);
+    imp_sys_free(s->free_slot);
     imp_sampler_scratch_deinit(&s->scratch);
     imp_sys_free(s->token);
     imp_sys_free(s->pos);
@@ -155,28 +185,18 @@ imp_status imp_sched_submit(imp_sched *s, const imp_request *r, uint64_t id, imp
     return imp_sched_submit_tagged(s, r, id, NULL, false, err);
 }
 
-/* Room on the host for the prompt's blocks; without it the request stays on one device. */
-static void prepare_split(const imp_sched *s, job *j)
-{
-    uint64_t n_block = (j->n_prompt + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK, bytes;
-    if (s->kv_block_bytes == 0 || !imp_mul_u64(n_block, s->kv_block_bytes, &bytes)) return;
-    j->kv_host = imp_sys_malloc(bytes);
-    j->split = j->kv_host != NULL;
-}
-
 imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request *r, uint64_t id, void *tag, bool split,
                                    imp_error *err)
 {
     job *j = NULL;
     imp_status st = check_request(s, r, err);
     if (st == IMP_OK) {
-        uint32_t n_block = (s->c.n_ctx + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
-        st = imp_job_new(r, id, s->c.net->tok, s->c.n_ctx, n_block, &j);
+        st = imp_job_new(r, id, s->c.net->tok, s->c.n_ctx, &j);
         if (st != IMP_OK) (void)imp_fail(err, st, "not enough memory for the request");
     }
     if (st == IMP_OK) {
         j->tag = tag;
-        if (split && r->kind == IMP_REQUEST_GENERATE) prepare_split(s, j);
+        j->split = split && r->kind == IMP_REQUEST_GENERATE;
     }
     imp_mutex_lock(s->lock);
     if (st == IMP_OK && s->n_known == s->cap_known) {
@@ -227,11 +247,16 @@ static void publish(imp_sched *s)
         s->load = l;
     }
     s->stats.n_running = s->running.n + s->embedding.n;
-    s->stats.kv_block_used = s->kv.n_block - s->kv.n_free;
+    s->stats.kv_block_cached = s->kv.n_idle;
+    s->stats.kv_block_used = s->kv.n_block - s->kv.n_free - s->kv.n_idle;
+    s->stats.n_cache_query_tok = s->n_query_tok;
+    s->stats.n_cache_hit_tok = s->n_hit_tok;
+    s->stats.n_preempted = s->n_preempted;
 }
 
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err)
 {
+    if (finish != IMP_FINISH_ERROR && j->slot != UINT32_MAX) imp_sched_index(s, j, true);
     imp_mutex_lock(s->lock);
     for (size_t i = 0; i < s->n_known; i++) {
         if (s->known[i] != j) continue;
@@ -239,7 +264,9 @@ void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, cons
         break;
     }
     imp_job_remove(from, j);
-    imp_kv_pool_give(&s->kv, j->block, &j->n_block);
+    if (from != &s->incoming) imp_fair_leave(&s->fair, j->fair);
+    imp_sched_give_cache(s, j);
+    imp_sched_give_slot(s, j);
     if (finish == IMP_FINISH_CANCELLED)
         s->stats.n_cancelled++;
     else if (finish == IMP_FINISH_ERROR)
@@ -276,13 +303,36 @@ static bool make_room(imp_sched *s)
     return true;
 }
 
+/* What was copied out of j's cache goes with it, all of it or what there is so far. */
+static void take_cache_along(const imp_sched *to, job *j, uint32_t n_past)
+{
+    imp_push *p = j->push;
+    if (p != NULL && p->to != NULL &&
+        p->to != to) { /* another unit has begun to take it in: not the two of them */
+        atomic_store(&p->closed, true);
+        imp_push_unref(p);
+        j->push = p = NULL;
+    }
+    uint32_t n_out = p != NULL ? atomic_load(&p->n_out) * IMP_KV_BLOCK : 0;
+    if (p != NULL) j->n_past = j->split ? n_out : IMP_MIN(n_past, n_out);
+    j->split = false;
+}
+
 imp_status imp_sched_move(imp_sched *from, imp_sched *to, job *j)
 {
+    int32_t *ids = j->ids;
+    if (j->slot != UINT32_MAX) { /* its room stays here: it takes along what it has */
+        ids = imp_arena_array(j->memory, j->n_ids, sizeof *ids);
+        if (ids == NULL) return IMP_NOMEM;
+        memcpy(ids, j->ids, j->n_ids * sizeof *ids);
+    }
     imp_mutex_lock(to->lock);
     bool room = make_room(to);
     if (room) to->known[to->n_known++] = j;
     imp_mutex_unlock(to->lock);
     if (!room) return IMP_NOMEM;
+    uint32_t n_past = j->n_past;
+    if (j->slot != UINT32_MAX) imp_sched_index(from, j, true);
     imp_mutex_lock(from->lock);
     for (size_t i = 0; i < from->n_known; i++) {
         if (from->known[i] != j) continue;
@@ -290,10 +340,12 @@ imp_status imp_sched_move(imp_sched *from, imp_sched *to, job *j)
         break;
     }
     imp_job_remove(imp_sched_list_of(from, j), j);
-    imp_kv_pool_give(&from->kv, j->block, &j->n_block);
-    if (j->split) j->n_past = j->n_pushed * IMP_KV_BLOCK; /* in its prefill: what was exported is kept */
-    j->split = false;
-    if (j->kv_host == NULL) j->n_past = 0;
+    imp_fair_leave(&from->fair, j->fair);
+    imp_sched_give_cache(from, j);
+    imp_sched_give_slot(from, j);
+    j->ids = j->own_ids = ids;
+    take_cache_along(to, j, n_past);
+    j->resumed = j->t_start != 0;
     j->next_input = j->n_input_done;
     publish(from);
     imp_mutex_unlock(from->lock);
@@ -315,6 +367,8 @@ bool imp_sched_has_work(imp_sched *s)
 {
     imp_mutex_lock(s->lock);
     bool work = s->n_known > 0;
+    for (const imp_push *p = s->landing; p != NULL && !work; p = p->next)
+        work = atomic_load(&p->closed) || (!p->stalled && atomic_load(&p->n_out) > p->n_in);
     imp_mutex_unlock(s->lock);
     return work;
 }
@@ -329,6 +383,7 @@ static void take_in(imp_sched *s)
     while (in.first != NULL) {
         job *j = in.first;
         imp_job_remove(&in, j);
+        j->fair = imp_fair_enter(&s->fair, j->r.client);
         imp_job_push(j->r.kind == IMP_REQUEST_EMBED ? &s->embedding : &s->waiting, j);
     }
     job_list *const lists[] = {&s->waiting, &s->running, &s->embedding};
@@ -348,13 +403,35 @@ void imp_sched_publish(imp_sched *s)
     imp_mutex_unlock(s->lock);
 }
 
+bool imp_sched_step_generate(imp_sched *s, double *decode_s)
+{
+    *decode_s = 0;
+    take_in(s);
+    bool did = s->c.generate != NULL && imp_sched_take_landings(s);
+    imp_sched_publish(s);
+    return imp_step_generate(s, decode_s) || did;
+}
+
+bool imp_sched_step_embed(imp_sched *s, double budget_s, double *used_s, bool *pending)
+{
+    *used_s = 0;
+    bool did = imp_step_embed(s, budget_s, used_s);
+    *pending = s->embedding.first != NULL;
+    return did;
+}
+
 bool imp_sched_step(imp_sched *s)
 {
-    take_in(s);
+    double t;
+    bool more, did = imp_sched_step_generate(s, &t);
+    return imp_sched_step_embed(s, INFINITY, &t, &more) || did;
+}
+
+void imp_sched_drop_cache(imp_sched *s)
+{
+    while (imp_prefix_evict(&s->prefix)) {
+    }
     imp_sched_publish(s);
-    bool did = imp_step_generate(s);
-    if (imp_step_embed(s)) did = true;
-    return did;
 }
 
 void imp_sched_add_stats(imp_sched *s, imp_stats *out)
@@ -377,5 +454,9 @@ void imp_sched_add_stats(imp_sched *s, imp_stats *out)
     out->n_waiting += (uint32_t)s->n_known - a->n_running;
     out->kv_block_used += a->kv_block_used;
     out->kv_block_total += s->kv.n_block;
+    out->kv_block_cached += a->kv_block_cached;
+    out->n_cache_query_tok += a->n_cache_query_tok;
+    out->n_cache_hit_tok += a->n_cache_hit_tok;
+    out->n_preempted += a->n_preempted;
     imp_mutex_unlock(s->lock);
 }

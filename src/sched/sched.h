@@ -2,13 +2,16 @@
  *
  * Place:   driven by engine's thread; drives dev/dev.h. Knows no HTTP.
  * Idea:    a step is one forward pass over a ragged batch: first one token for every sequence that generates, then
- *          prompt chunks of the others up to a token budget. Embedding inputs are batched in steps of their own.
+ *          prompt chunks of the others up to a token budget, which is so small that those who generate keep their pace.
+ *          Embedding inputs are batched in steps of their own, between the others. Beginnings of prompts that were
+ *          computed before are not computed again (prefix.h).
  * Threads: submit, cancel, stats from any thread; step and free from the one scheduler thread. */
 #ifndef IMP_SCHED_H
 #define IMP_SCHED_H
 
 #include "dev/dev.h"
 #include "model/net.h"
+#include "plan/cost.h"
 
 typedef struct imp_sched imp_sched;
 
@@ -21,12 +24,20 @@ typedef struct imp_sched_phase {
     double bytes; /* that those steps moved, as the cost model counts them */
 } imp_sched_phase;
 
+/* A cache that moved from one device to another: what was copied while the prefill still ran, and what after it. */
+typedef struct imp_sched_handover {
+    uint32_t n_block, n_early; /* early: taken in by the second device before the first was done */
+    double bytes, overlapped_s, exposed_s;
+} imp_sched_handover;
+
 typedef struct imp_sched_job_info {
     void *tag;
     imp_request_kind kind;
     uint32_t n_prompt, n_generated, cap; /* cap: tokens the sequence may reach */
     imp_sched_phase phase[2];            /* prefill (or embedding), decode */
+    uint32_t n_cached;
     double queue_ms;
+    imp_sched_handover handover;
 } imp_sched_job_info;
 void imp_sched_job_get(const struct job *j, imp_sched_job_info *out);
 
@@ -39,6 +50,10 @@ typedef struct imp_sched_hooks {
     bool (*on_prefilled)(void *user, struct job *j);
     /* The device failed: true when the job was moved, false ends it with err. */
     bool (*on_stranded)(void *user, struct job *j, const imp_error *err);
+    /* More of the cache of a job with `split` lies on the host: the unit that will decode may take it (imp_sched_land). */
+    void (*on_pushed)(void *user, struct job *j);
+    /* Seconds that a step of this shape is thought to take. */
+    double (*predict)(void *user, const imp_cost_shape *sh, bool embed);
     /* Just before the final event; the job is still whole. */
     void (*on_end)(void *user, struct job *j, imp_finish finish);
 } imp_sched_hooks;
@@ -49,6 +64,7 @@ typedef struct imp_sched_config {
     imp_limits generate_limits, embed_limits;
     uint32_t n_ctx, n_batch, n_queue;
     bool want_load; /* keep imp_sched_get_load up to date */
+    double pace;    /* prompts may make a step that also generates this much longer; 0: no limit */
     imp_sched_hooks hooks;
 } imp_sched_config;
 
@@ -66,6 +82,9 @@ IMP_MUST_USE imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request 
 /* Take a job out of `from` (its thread calls) and give it to another scheduler of the same model: with its exported
  * cache, or to be computed again. NOMEM: it stays where it is. The caller wakes the other thread. */
 IMP_MUST_USE imp_status imp_sched_move(imp_sched *from, imp_sched *to, struct job *j);
+/* The cache of j, which prefills elsewhere, will be needed here: its blocks are taken in as they come. Engine's lock or
+ * another way to know that both are there. */
+void imp_sched_land(imp_sched *to, struct job *j);
 /* true: the id is known here; its final event follows from a later step. */
 bool imp_sched_cancel(imp_sched *s, uint64_t id);
 /* What waits and runs here. */
@@ -77,6 +96,12 @@ void imp_sched_get_load(imp_sched *s, imp_sched_load *out);
 bool imp_sched_has_work(imp_sched *s);
 /* At most one generating and one embedding step; calls back. false: there was nothing to do. */
 bool imp_sched_step(imp_sched *s);
+/* Its two halves. *decode_s: what the step took if sequences generated in it, else 0. */
+bool imp_sched_step_generate(imp_sched *s, double *decode_s);
+/* As many inputs as are thought to take budget_s at most, by the `predict` hook; *used_s: what they took. *pending: there
+ * are more. */
+bool imp_sched_step_embed(imp_sched *s, double budget_s, double *used_s, bool *pending);
+void imp_sched_drop_cache(imp_sched *s); /* what only the prefix cache holds; its thread */
 void imp_sched_add_stats(imp_sched *s, imp_stats *out); /* adds to what is there */
 
 #endif

@@ -3,8 +3,9 @@
 #define IMP_SCHED_INT_H
 
 #include "base/thread.h"
+#include "sched/fair.h"
 #include "sched/job.h"
-#include "sched/kv_pool.h"
+#include "sched/prefix.h"
 #include "sched/sched.h"
 
 struct imp_sched {
@@ -15,10 +16,18 @@ struct imp_sched {
     size_t n_known, cap_known;
     imp_stats stats;
     imp_sched_load load; /* as of the last step */
+    imp_push *landing;   /* caches on their way here; changed by the scheduler thread and imp_sched_land */
 
     /* scheduler thread only */
     job_list waiting, running, embedding;
     imp_kv_pool kv;
+    imp_prefix prefix;
+    imp_fair fair;
+    int32_t *slot_ids;    /* [max_seq][n_ctx] sequences that run, or ran and wait for memory */
+    uint32_t *slot_block; /* [max_seq][n_block_ctx] their block tables */
+    uint32_t *free_slot;  /* [n_free_slot] */
+    uint32_t n_free_slot, n_block_ctx;
+    uint64_t step_no, n_query_tok, n_hit_tok, n_preempted;
     imp_sampler_scratch scratch;
     float *vector;           /* [embed_dim] a finished embedding */
     uint64_t kv_block_bytes; /* of a block on its way to another device; 0: this one cannot */
@@ -34,10 +43,36 @@ struct imp_sched {
 
 /* The job is over: out of every list, blocks back, final event, freed. */
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err);
+/* ---- admit.c ---- */
+/* Blocks for j's first n_pos positions; what is only kept in case goes first. */
+bool imp_sched_blocks(imp_sched *s, job *j, uint32_t n_pos);
+/* j waits (again), without a cache; what it has computed is kept as long as there is room. */
+void imp_sched_preempt(imp_sched *s, job *j);
+/* The next job that may join the step with `room` tokens left: it is in `running` then. NULL: none can. */
+job *imp_sched_admit(imp_sched *s);
+/* Whole blocks that j has computed are known to the prefix cache from now on; at its end also the last one. */
+void imp_sched_index(imp_sched *s, job *j, bool end);
+void imp_sched_give_slot(imp_sched *s, job *j);
+void imp_sched_give_cache(imp_sched *s, job *j); /* blocks back */
+bool imp_sched_take_landings(imp_sched *s);      /* blocks that came; true: something was done */
+
 /* From the list to which a job belongs now. */
 job_list *imp_sched_list_of(imp_sched *s, const job *j);
 void imp_sched_publish(imp_sched *s); /* the scheduler thread's own counts, for stats */
-bool imp_step_generate(imp_sched *s);
-bool imp_step_embed(imp_sched *s);
+
+/* ---- step.c, embed.c ---- */
+/* A step under construction. */
+typedef struct step {
+    uint32_t n_tok, n_seq, n_out;
+    uint32_t n_decode; /* sequences that compute one token */
+    uint32_t n_generated;
+    double s; /* what it took by the device's clock */
+} step;
+bool imp_step_generate(imp_sched *s, double *decode_s);
+bool imp_step_embed(imp_sched *s, double budget_s, double *used_s);
+/* What both have in common: a device that failed, counts. */
+void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error *err);
+void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch *b, bool embed, uint64_t t0);
+void imp_step_count(imp_sched *s, const step *t, uint64_t t0, bool embed);
 
 #endif

@@ -142,6 +142,8 @@ static void believe(rig *r, uint32_t pre, uint32_t dec)
     imp_mutex_unlock(r->e->place_lock);
 }
 
+static const imp_device_ops *quick; /* what a slowed device really does */
+
 static void split_gives_the_same_bytes(void **state)
 {
     (void)state;
@@ -181,6 +183,56 @@ static void split_gives_the_same_bytes(void **state)
     for (int k = 0; k < 4; k++) answer_deinit(&want[k]);
     rig_free(&two);
     rig_free(&one);
+}
+
+/* The unit that will decode takes blocks in while the other one still prefills, and the receipt says how much of the copying
+ * nobody waited for. Each step of the first is made to take a while, so that the second has its chance. */
+static imp_status run_slowly(imp_exec *x, const imp_batch *b, const float **out, imp_error *err)
+{
+    usleep(4000);
+    return quick->run(x, b, out, err);
+}
+
+static void cache_moves_while_prefill_runs(void **state)
+{
+    (void)state;
+    static imp_device_ops slow;
+    rig one = rig_new("cpu", NULL), two = rig_new("cpu,sim:apple-m3-max/gpu", NULL);
+    int32_t ids[400];
+    for (int i = 0; i < 400; i++) ids[i] = i == 0 ? 1 : 3 + i * 7 % 500;
+    imp_free(one.ids), imp_free(two.ids);
+    one.ids = two.ids = ids, one.n_ids = two.n_ids = 400;
+    answer want, a;
+    answer_init(&want);
+    ask(&one, &want, NULL, 9, IMP_OK);
+    answer_wait(&want);
+    load_everywhere(&two);
+    quick = two.e->unit[0]->device->ops;
+    slow = *quick;
+    slow.run = run_slowly;
+    two.e->unit[0]->device->ops = &slow;
+    answer_init(&a);
+    uint64_t id = ask(&two, &a, "cpu0>apple-m3-max/gpu", 9, IMP_OK);
+    answer_wait(&a);
+    assert_string_equal(a.text, want.text);
+    char *receipt = imp_receipt_json(two.e, id);
+    const char *p = strstr(receipt, "\"kv_moved\":{\"blocks\":7,");
+    double bytes, early_ms, late_ms;
+    int n_early;
+    assert_non_null(p);
+    assert_int_equal(sscanf(strstr(p, "\"bytes\""),
+                            "\"bytes\":%lf,\"early_blocks\":%d,\"overlapped_ms\":%lf,\"exposed_ms\":%lf",
+                            &bytes, &n_early, &early_ms, &late_ms),
+                     4);
+    assert_true(bytes == 7 * 40960 && early_ms > 0 && late_ms > 0);
+    assert_in_range(n_early, 4, 6); /* of six that were there before the last step */
+    imp_free(receipt);
+    char *text = imp_explain_json(two.e, id);
+    assert_non_null(strstr(text, "\"exposed_ms\":")); /* predicted, with the candidate, and measured */
+    imp_free(text);
+    answer_deinit(&a), answer_deinit(&want);
+    one.ids = two.ids = NULL;
+    rig_free(&two), rig_free(&one);
 }
 
 /* 24 at once over three units, one dies in between: every request ends well, with the bytes it has alone. */
@@ -373,7 +425,6 @@ static void unloading_under_load(void **state)
 
 /* A unit that takes long to compile does not keep the model waiting: it joins later and then takes requests. */
 static atomic_bool compile_may_end;
-static const imp_device_ops *quick;
 
 static imp_status compile_slowly(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_exec **out,
                                  imp_error *err)
@@ -477,6 +528,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split_gives_the_same_bytes),
+        cmocka_unit_test(cache_moves_while_prefill_runs),
         cmocka_unit_test(a_dead_unit_fails_nothing),
         cmocka_unit_test(all_dead_is_an_error),
         cmocka_unit_test(required_device),

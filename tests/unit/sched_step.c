@@ -65,7 +65,13 @@ static imp_status fake_run(imp_exec *x, const imp_batch *b, const float **out, i
     return IMP_OK;
 }
 
-static const imp_device_ops fake_ops = {.kind = "fake", .run = fake_run};
+static void fake_copy(imp_exec *x, uint32_t dst, uint32_t src)
+{
+    fake *f = (fake *)x;
+    memcpy(f->cell[dst], f->cell[src], sizeof f->cell[dst]);
+}
+
+static const imp_device_ops fake_ops = {.kind = "fake", .run = fake_run, .kv_copy = fake_copy};
 
 typedef struct client {
     int32_t got[512];
@@ -201,6 +207,7 @@ static void answers_do_not_depend_on_neighbours(void **state)
         for (int i = 0; i < N; i++) check_answer(prompt[i], n[i], max_tok[i], &cl[i]);
         assert_true(g.f->most_tok <= c[k].n_batch && g.f->most_seq <= c[k].n_parallel);
         if (c[k].n_parallel > 1) assert_true(g.f->most_seq > 1);
+        imp_sched_drop_cache(g.s);
         assert_int_equal(g.s->kv.n_free, g.s->kv.n_block); /* every block came back */
         rig_free(&g);
     }
@@ -368,6 +375,7 @@ static void nothing_left_to_choose_is_an_error(void **state)
     assert_int_equal(a.finish, IMP_FINISH_ERROR);
     assert_int_equal(a.n_got, 0);
     check_answer((int32_t[]){1, 2}, 2, 5, &b); /* in the same step */
+    imp_sched_drop_cache(g.s);
     assert_int_equal(g.s->kv.n_free, g.s->kv.n_block);
     rig_free(&g);
 }
@@ -420,7 +428,7 @@ static void every_failed_allocation_is_clean(void **state)
             imp_sched_free(s);
             break;
         }
-        assert_int_equal(st, IMP_NOMEM);
+        assert_true(st == IMP_NOMEM || st == IMP_IO); /* IO: no random numbers */
         assert_null(s);
     }
     rig_free(&g);
