@@ -158,9 +158,16 @@ typedef enum app_opt_type {
     X(BUCKETS, "buckets", 0, TYPE_UINTS, 1, 32768, "64,128,256,512", "N,...", C_(CONVERT),                   \
       "lengths in tokens, one function each")                                                                \
     X(COMPRESS, "compress", 0, TYPE_STR, 0, 0, "fp16", "FORM", C_(CONVERT),                                  \
-      "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32")               \
+      "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32, w8a8")               \
+    X(CALIBRATION, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT),                              \
+      "one text a line, like those the model will see: compressed weights are fitted to it")                 \
+    X(DECODE, "decode", 0, TYPE_UINT, 2, 32768, NULL, "N", C_(CONVERT),                                      \
+      "models that generate: also a decode function with states for N tokens, and the head")                 \
     X(MAX_LOSS, "max-loss", 0, TYPE_FLOAT, 0, 1, NULL, "L", C_(CONVERT),                                     \
-      "take the smallest form that loses at most L of the retrieval order, such as 0.005")                   \
+      "take the smallest form that loses at most L of the retrieval order, such as 0.005; with --compress: " \
+      "that form, with matrices that matter kept in better ones")                                            \
+    X(MIN_COSINE, "min-cosine", 0, TYPE_FLOAT, 0, 1, NULL, "C", C_(CONVERT),                                 \
+      "the same for the smallest cosine of a vector with the model's own")                                   \
     X(VERIFY, "verify", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CONVERT),                                           \
       "evaluate the package and compare it with the model")                                                  \
     X(TEXT, "text", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT), "one text a line to verify with")          \

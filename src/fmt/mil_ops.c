@@ -486,6 +486,45 @@ static imp_status affine(infer *i)
     return give(i, &t);
 }
 
+/* quantize and dequantize of activations: one scale, or one for each place along axis. */
+static imp_status scale_fits(const infer *i, const imp_mil_type *x, imp_mil_dtype whole)
+{
+    const imp_mil_type *s = type_of(i, "scale"), *z = type_of(i, "zero_point");
+    uint32_t axis = 0;
+    bool has_axis = imp_mil_const(i->f, i->op, "axis") != NULL;
+    if (s->rank > 1 || (s->rank == 1) != has_axis) return BAD(i, "one scale has no axis, several have one");
+    if (has_axis) IMP_TRY(axis_of(i, "axis", 0, x->rank, &axis));
+    if (has_axis && s->dim[0] != x->dim[axis])
+        return BAD(i, "there is no scale for each place along the axis");
+    if (z != NULL && (z->dtype != whole || z->rank != s->rank || (z->rank == 1 && z->dim[0] != s->dim[0])))
+        return BAD(i, "zero_point does not fit scale and the data");
+    return is_float(s->dtype) ? IMP_OK : BAD(i, "scale must be fp16 or fp32");
+}
+
+static imp_status quantize(infer *i)
+{
+    const imp_mil_type *x = type_of(i, "input");
+    const char *to = imp_mil_word(i->f, i->op, "output_dtype", "");
+    imp_mil_type t = *x;
+    t.dtype = strcmp(to, "int8") == 0 ? IMP_MIL_I8 : IMP_MIL_U8;
+    if (t.dtype == IMP_MIL_U8 && strcmp(to, "uint8") != 0)
+        return BAD(i, "%s is no output_dtype", imp_quote_z(to).s);
+    if (!is_float(x->dtype) || x->state || type_of(i, "scale")->dtype != x->dtype)
+        return BAD(i, "scale must have input's type");
+    IMP_TRY(scale_fits(i, x, t.dtype));
+    return give(i, &t);
+}
+
+static imp_status dequantize(infer *i)
+{
+    const imp_mil_type *x = type_of(i, "input");
+    imp_mil_type t = *x;
+    if (x->dtype != IMP_MIL_I8 && x->dtype != IMP_MIL_U8) return BAD(i, "input must be int8 or uint8");
+    IMP_TRY(scale_fits(i, x, x->dtype));
+    t.dtype = type_of(i, "scale")->dtype;
+    return give(i, &t);
+}
+
 static uint32_t log2_of(uint64_t n)
 {
     uint32_t b = 0;
@@ -621,6 +660,8 @@ static const mil_op ops[] = {
     {"constexpr_affine_dequantize", 7, "quantized_data! zero_point! scale! axis!", affine},
     {"constexpr_lut_to_dense", 7, "indices! lut! ?shape! ?vector_axis!", lut},
     {"constexpr_blockwise_shift_scale", 9, "data! scale! ?offset!", blockwise},
+    {"quantize", 8, "input scale! output_dtype! ?zero_point! ?axis!", quantize},
+    {"dequantize", 8, "input scale! ?zero_point! ?axis!", dequantize},
     {"read_state", 9, "input", read_state},
     {"write_state", 9, "input data", write_state},
 };

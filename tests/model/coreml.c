@@ -234,6 +234,60 @@ static void decoders_prefill(void **state)
     check_decoder("llama", 60000, 2, IMP_ML_F32, 0.999999);
 }
 
+/* Prefill of the first tokens by the packages, their keys and values into the states, then token after token by the decode
+ * function: logits against ref's, and the same first choice wherever ref's lead is clear. */
+static void check_decode(const char *name, const char *pack, uint64_t chunk, uint32_t min_chunks,
+                         imp_ml_mode mode, double bound)
+{
+    enum { PROMPT = 6 };
+    int32_t tok[N_TOK], pos[N_TOK];
+    imp_net *net = open_net(name);
+    imp_graph *g = net->generate;
+    imp_ml_report r;
+    imp_device *dev;
+    imp_error err = {0};
+    char path[256];
+    imp_ml_options o = {.n_bucket = 1, .bucket = {16}, .decode = 24, .max_chunk = chunk};
+    tokens(net, tok, pos, N_TOK);
+    assert_true(imp_ml_packing_parse(pack, &o.pack));
+    scratch(path, name);
+    if (imp_ml_convert(g, path, &o, &r, &err) != IMP_OK) fail_msg("%s: %s", name, err.text);
+    assert_true(r.n_chunk >= min_chunks && r.spec == 9);
+    imp_exec *x = ref_exec_of(g, &dev);
+    (void)ref_run(x, tok, pos, 0, PROMPT);
+    imp_ml_runner *run = runner(g, &r, mode);
+    if (imp_ml_runner_run(run, tok, NULL, PROMPT, &err) != IMP_OK) fail_msg("%s: %s", name, err.text);
+    if (imp_ml_runner_fill(run, PROMPT, &err) != IMP_OK) fail_msg("%s: %s", name, err.text);
+    for (uint32_t p = PROMPT; p < N_TOK; p++) {
+        const float *got, *want = ref_run(x, tok + p, pos + p, p, 1);
+        if (imp_ml_runner_decode(run, tok[p], p, &got, &err) != IMP_OK) fail_msg("%s: %s", name, err.text);
+        double c = cosine(got, want, net->cfg.n_vocab);
+        if (!(c >= bound))
+            fail_msg("%s %s, position %u: cosine of logits %.7f, bound %.7f", name, pack, p, c, bound);
+    }
+    const float *none;
+    assert_int_equal(imp_ml_runner_decode(run, tok[0], 24, &none, &err), IMP_TOO_LARGE);
+    imp_ml_runner_free(run);
+    dev->ops->exec_free(x);
+    dev->ops->close(dev);
+    clean(&r);
+    imp_net_close(net);
+}
+
+static void decoders_decode(void **state)
+{
+    static const char *const names[] = {"llama", "llama.gguf", "llama3-rope", "mistral",
+                                        "qwen2", "qwen3",      "gemma2",      "gemma3",
+                                        "phi3",  "smollm",     "llama-mlx4"};
+    (void)state;
+    for (size_t i = 0; i < IMP_COUNT(names); i++) {
+        check_decode(names[i], "fp16", 0, 1, IMP_ML_F32, 0.999999);
+        check_decode(names[i], "fp16", 0, 1, IMP_ML_F16, 0.9998);
+    }
+    check_decode("llama", "fp16", 60000, 2, IMP_ML_F32, 0.999999);
+    check_decode("gemma2", "lut8", 0, 1, IMP_ML_F32, 0.999);
+}
+
 static void refuses_what_it_cannot(void **state)
 {
     imp_net *net = open_net("mixtral");
@@ -262,7 +316,7 @@ static void refuses_what_it_cannot(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(encoders_fp16), cmocka_unit_test(encoders_compressed),
-                                       cmocka_unit_test(decoders_prefill),
+                                       cmocka_unit_test(decoders_prefill), cmocka_unit_test(decoders_decode),
                                        cmocka_unit_test(refuses_what_it_cannot)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Choose the 200 lines of tests/data/sentences.txt from a text corpus.
+"""Choose the 200 lines of tests/data/sentences.txt from a text corpus, and 1200 others for tests/data/calibration.txt.
 
-    sentences.py CORPUS OUT      CORPUS/pairs.jsonl.xz and CORPUS/articles.txt.xz
+    sentences.py CORPUS OUT [CALIBRATION]      CORPUS/pairs.jsonl.xz and CORPUS/articles.txt.xz
 
 Only texts that their authors gave to the public domain are taken: pages of US government sites (digitalgov.gov, 18F,
 plainlanguage.gov, CC0 or works of the US government) and the Python developer's guide (CC0). Lengths are spread from
@@ -39,6 +39,10 @@ def main():
         chosen += rng.sample([t for t in lines if low <= len(t.split()) <= high and len(t) < 8 * high + 12], n)
     assert len(set(chosen)) == 200, len(set(chosen))
     out.write_text("\n".join(chosen) + "\n")
+    if len(sys.argv) > 3:
+        rest = [t for t in lines if t not in set(chosen) and 3 <= len(t.split()) <= 60]
+        random.Random(2).shuffle(rest)
+        pathlib.Path(sys.argv[3]).write_text("\n".join(rest[:1200]) + "\n")
 
 
 main()

@@ -33,6 +33,8 @@ static imp_val host_value(const imp_graph *g)
 
 /* ---- the host's part -------------------------------------------------------------------------------------------- */
 
+enum { DEPTH = 8 }; /* operands that may wait for each other */
+
 typedef struct lookup {
     const imp_graph *g;
     int32_t token, pos, type;
@@ -68,13 +70,25 @@ static imp_status host_row(lookup *l, imp_val v, float *out, uint32_t depth)
     return IMP_OK;
 }
 
+imp_status imp_ml_host_token(const imp_graph *g, int32_t token, uint32_t pos, float *hidden, imp_error *err)
+{
+    imp_val v = host_value(g);
+    if (v == 0) return imp_fail(err, IMP_INVALID, "the graph looks no token up");
+    lookup l = {
+        .g = g, .width = imp_graph_node(g, v)->width, .token = token, .pos = (int32_t)pos, .err = err};
+    if ((l.scratch = imp_sys_malloc((size_t)(l.width * DEPTH) * sizeof(float))) == NULL)
+        return imp_fail(err, IMP_NOMEM, "out of memory for the tokens' embeddings");
+    imp_status s = host_row(&l, v, hidden, 0);
+    imp_sys_free(l.scratch);
+    return s;
+}
+
 imp_status imp_ml_host_hidden(const imp_graph *g, const int32_t *token, const int32_t *type, uint32_t n,
                               uint32_t s, float *hidden, imp_error *err)
 {
     imp_val v = host_value(g);
     if (v == 0 || n > s) return imp_fail(err, IMP_INVALID, "%u tokens do not fit into %u", n, s);
     lookup l = {.g = g, .width = imp_graph_node(g, v)->width, .err = err};
-    enum { DEPTH = 8 };
     l.scratch = imp_sys_malloc((size_t)(l.width * (DEPTH + 1)) * sizeof(float));
     if (l.scratch == NULL) return imp_fail(err, IMP_NOMEM, "out of memory for the tokens' embeddings");
     float *row = l.scratch + DEPTH * l.width;
@@ -102,11 +116,55 @@ void imp_ml_host_pool(imp_pool_kind kind, uint32_t n, uint32_t s, float *pool)
                                          : (t + 1 == n);
 }
 
+void imp_ml_host_causal(uint32_t pos, uint32_t window, uint32_t n, float *mask)
+{
+    for (uint32_t j = 0; j < n; j++) mask[j] = j <= pos && (window == 0 || pos - j < window) ? 0 : -10000;
+}
+
+static bool same_rope(const imp_rope_attr *a, const imp_rope_attr *b)
+{
+    return a->n_rot == b->n_rot && a->interleaved == b->interleaved && a->mscale == b->mscale &&
+           memcmp(a->inv_freq, b->inv_freq, a->n_rot / 2 * sizeof *a->inv_freq) == 0;
+}
+
+const imp_rope_attr *imp_ml_rope_at(const imp_graph *g, uint32_t i)
+{
+    for (imp_val v = 1; v <= imp_graph_n(g); v++) {
+        const imp_node *n = imp_graph_node(g, v);
+        if (n->op != IMP_OP_ROPE) continue;
+        bool first = true;
+        for (imp_val u = 1; u < v && first; u++)
+            first = imp_graph_node(g, u)->op != IMP_OP_ROPE ||
+                    !same_rope(&imp_graph_node(g, u)->u.rope, &n->u.rope);
+        if (first && i-- == 0) return &n->u.rope;
+    }
+    return NULL;
+}
+
+uint32_t imp_ml_rope_index(const imp_graph *g, const imp_rope_attr *a)
+{
+    uint32_t i = 0;
+    for (const imp_rope_attr *b; (b = imp_ml_rope_at(g, i)) != NULL && !same_rope(a, b);) i++;
+    return i;
+}
+
+void imp_ml_host_rope(const imp_rope_attr *a, uint32_t pos, float *cosine, float *sine)
+{
+    for (uint32_t i = 0; i < a->n_rot / 2; i++) {
+        double angle = (double)((float)pos * a->inv_freq[i]);
+        cosine[i] = (float)(cos(angle) * (double)a->mscale);
+        sine[i] = (float)(sin(angle) * (double)a->mscale);
+    }
+}
+
 /* ---- versions --------------------------------------------------------------------------------------------------------- */
 
-static imp_status choose_spec(const imp_ml_options *o, int32_t *spec, imp_error *err)
+static imp_status choose_spec(const imp_graph *g, const imp_ml_options *o, int32_t *spec, imp_error *err)
 {
-    int32_t least = IMP_MAX(imp_ml_packing_spec(&o->pack), o->n_bucket > 1 ? 9 : 7);
+    int32_t least = IMP_MAX(imp_ml_packing_spec(&o->pack), o->n_bucket > 1 || o->decode > 0 ? 9 : 7);
+    for (imp_val v = 1; o->form != NULL && v <= imp_graph_n(g); v++)
+        if (imp_graph_node(g, v)->op == IMP_OP_LINEAR)
+            least = IMP_MAX(least, imp_ml_packing_spec(&o->form[v]));
     *spec = o->spec != 0 ? o->spec : least;
     if (*spec < least || *spec > IMP_MIL_SPEC_MAX)
         return imp_fail(err, IMP_INVALID, "specification version %d cannot hold this package; %d to %d can%s",
@@ -122,6 +180,9 @@ static imp_status check_options(const imp_ml_options *o, imp_error *err)
     for (uint32_t i = 0; i < o->n_bucket; i++)
         if (o->bucket[i] == 0 || o->bucket[i] > 32768 || (i > 0 && o->bucket[i] <= o->bucket[i - 1]))
             return imp_fail(err, IMP_INVALID, "lengths must ascend and lie in 1..32768");
+    if (o->pack.int8_inputs && o->tuned == NULL)
+        return imp_fail(err, IMP_INVALID, "int8 activations need scales from a calibration text");
+    if (o->decode > 32768) return imp_fail(err, IMP_INVALID, "a decode function holds at most 32768 tokens");
     return IMP_OK;
 }
 
@@ -145,7 +206,7 @@ typedef struct cutting {
     uint64_t *bytes;
 } cutting;
 
-static void survey(cutting *c, const imp_ml_packing *p)
+static void survey(cutting *c, const imp_ml_options *o)
 {
     uint32_t n = imp_graph_n(c->g);
     for (imp_val v = 1; v <= n; v++) {
@@ -155,7 +216,7 @@ static void survey(cutting *c, const imp_ml_packing *p)
             if (x->in[i] == 0) continue;
             const imp_node *w = imp_graph_node(c->g, x->in[i]);
             if (w->op == IMP_OP_WEIGHT)
-                c->bytes[v] += packed_bytes(p, &w->u.weight.part[0]);
+                c->bytes[v] += packed_bytes(o->form != NULL ? &o->form[v] : &o->pack, &w->u.weight.part[0]);
             else
                 c->last[x->in[i]] = v;
         }
@@ -201,7 +262,10 @@ static imp_status cut_parts(const imp_graph *g, cutting *c, const imp_ml_options
                             imp_graph_node(g, v)->name);
         if (goes_on_alone(c, v) && held > 0) best = v, since = 0;
     }
-    part[(*n_part)++] = (ml_part){.from = at, .first_kv = kv, .n_kv = n_kv - kv, .pools = n_kv == 0};
+    part[(*n_part)++] = (ml_part){
+        .from = at, .first_kv = kv, .n_kv = n_kv - kv, .pools = n_kv == 0, .head = n_kv > 0 && o->decode > 0};
+    for (uint32_t i = 0; i + 1 < *n_part; i++)
+        part[i].goes_on = part[i].first_kv + part[i].n_kv < n_kv || n_kv == 0;
     return IMP_OK;
 }
 
@@ -209,7 +273,12 @@ static imp_status plan_parts(const imp_graph *g, const imp_ml_options *o, ml_par
                              imp_error *err)
 {
     uint32_t n = imp_graph_n(g) + 1, n_kv = imp_graph_n_kv_layer(g);
-    ml_part whole = {.n_kv = n_kv, .pools = n_kv == 0};
+    bool decode = n_kv > 0 && o->decode > 0;
+    ml_part whole = {.n_kv = n_kv, .pools = n_kv == 0, .head = decode};
+    if (decode && ml_head_linear(g) == 0)
+        return imp_fail(err, IMP_UNSUPPORTED, "the graph does not end in logits");
+    if (o->decode > 0 && n_kv == 0)
+        return imp_fail(err, IMP_UNSUPPORTED, "a model that keeps no keys and values has no decode function");
     if (n_kv == 0 && imp_graph_node(g, imp_graph_output(g))->op != IMP_OP_POOL)
         return imp_fail(err, IMP_UNSUPPORTED, "the graph neither pools nor keeps keys and values");
     cutting c = {.g = g};
@@ -220,12 +289,13 @@ static imp_status plan_parts(const imp_graph *g, const imp_ml_options *o, ml_par
     if (c.need == NULL || c.last == NULL || c.bytes == NULL) {
         s = imp_fail(err, IMP_NOMEM, "out of memory while planning chunks");
     } else {
-        ml_needed(g, &whole, c.need);
+        ml_needed(g, &whole, decode, c.need);
+        if (decode) c.need[ml_head_linear(g)] = true;
         for (imp_val v = 1; v < n && s == IMP_OK; v++) {
-            const char *why = c.need[v] && !imp_ml_on_host(g, v) ? ml_refuses(g, v) : NULL;
+            const char *why = c.need[v] && !imp_ml_on_host(g, v) ? ml_refuses(g, v, decode) : NULL;
             if (why != NULL) s = imp_fail(err, IMP_UNSUPPORTED, "%s: %s", imp_graph_node(g, v)->name, why);
         }
-        survey(&c, &o->pack);
+        survey(&c, o);
         if (s == IMP_OK) s = cut_parts(g, &c, o, part, n_part, err);
     }
     imp_sys_free(c.need);
@@ -271,22 +341,46 @@ static imp_status describe(ml_shared *sh, imp_mlpackage *p, uint32_t i, uint32_t
     return IMP_OK;
 }
 
+/* Whether prefill has anything to do in a part. */
+static bool prefills(const ml_part *part)
+{
+    return part->pools || part->n_kv > 0 || part->goes_on;
+}
+
+static uint32_t n_function(const imp_ml_options *o, const ml_part *part)
+{
+    return (prefills(part) ? o->n_bucket : 0) + (o->decode > 0);
+}
+
 static imp_status write_package(ml_shared *sh, const ml_part *part, imp_mlpackage *p, imp_error *err)
 {
-    for (uint32_t k = 0; k < sh->opt->n_bucket; k++) {
+    const imp_ml_options *o = sh->opt;
+    bool one = p->n_func == 1 && o->decode == 0; /* a lone decode function keeps its name */
+    uint32_t n = 0;
+    for (uint32_t k = 0; prefills(part) && k < o->n_bucket; k++) {
         char name[32];
-        snprintf(name, sizeof name, part->pools ? "embed_%u" : "prefill_%u", sh->opt->bucket[k]);
-        IMP_TRY(ml_compile(sh, part, sh->opt->bucket[k], sh->opt->n_bucket == 1 ? "main" : name, &p->func[k],
-                           err));
+        snprintf(name, sizeof name, part->pools ? "embed_%u" : "prefill_%u", o->bucket[k]);
+        IMP_TRY(ml_compile(sh, part, false, o->bucket[k], one ? "main" : name, &p->func[n++], err));
     }
-    if (sh->opt->n_bucket > 1) p->default_func = p->func[0].name;
+    if (o->decode > 0) {
+        char name[32];
+        snprintf(name, sizeof name, "decode_%u", o->decode);
+        IMP_TRY(ml_compile(sh, part, true, o->decode, name, &p->func[n++], err));
+    }
+    if (!one) p->default_func = p->func[0].name;
     return IMP_OK;
+}
+
+static size_t head_parts(const imp_graph *g)
+{
+    imp_val v = ml_head_linear(g);
+    return v != 0 ? (size_t)ml_head_parts(imp_graph_node(g, v)->width) : 1;
 }
 
 static imp_status make_package(ml_shared *sh, const ml_part *part, uint32_t i, uint32_t n, const char *path,
                                imp_error *err)
 {
-    imp_mlpackage p = {.spec = sh->spec, .n_func = sh->opt->n_bucket};
+    imp_mlpackage p = {.spec = sh->spec, .n_func = n_function(sh->opt, part)};
     sh->arena = imp_arena_new(1 << 20);
     sh->w = NULL;
     sh->blob = NULL;
@@ -296,7 +390,8 @@ static imp_status make_package(ml_shared *sh, const ml_part *part, uint32_t i, u
     if (s == IMP_OK) {
         sh->packed = imp_arena_array(sh->arena, imp_graph_n(sh->g) + 1, sizeof *sh->packed);
         p.func = imp_arena_array(sh->arena, p.n_func, sizeof *p.func);
-        s = sh->packed != NULL && p.func != NULL ? describe(sh, &p, i, n) : IMP_NOMEM;
+        sh->head = imp_arena_array(sh->arena, head_parts(sh->g), sizeof *sh->head);
+        s = sh->packed != NULL && sh->head != NULL && p.func != NULL ? describe(sh, &p, i, n) : IMP_NOMEM;
         if (s != IMP_OK) s = imp_fail(err, IMP_NOMEM, "out of memory while converting");
     }
     if (s == IMP_OK) s = write_package(sh, part, &p, err);
@@ -322,12 +417,12 @@ imp_status imp_ml_convert(const imp_graph *g, const char *path, const imp_ml_opt
     if (r->arena == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while converting");
     IMP_TRY(check_options(opt, err));
     if (strlen(path) > 480) return imp_fail(err, IMP_INVALID, "the package's path is too long");
-    IMP_TRY(choose_spec(opt, &sh.spec, err));
+    IMP_TRY(choose_spec(g, opt, &sh.spec, err));
     IMP_TRY(plan_parts(g, opt, part, &r->n_chunk, err));
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
         const imp_node *n = imp_graph_node(g, v);
         if (n->op != IMP_OP_LINEAR) continue;
-        n_matrix++;
+        n_matrix += (uint32_t)ml_head_parts(n->width) + 1;
         sh.total += imp_tensor_bytes(&imp_graph_node(g, n->in[1])->u.weight.part[0]);
     }
     r->spec = sh.spec;

@@ -7,9 +7,9 @@
 
 #include <math.h>
 
-#include "tensor/tensor.h"
+#include "kern/kern.h"
 
-enum { HALF_MAX = 65504, KEEP_BYTES = 1 << 29 };
+enum { HALF_MAX = 65504, KEEP_BYTES = 1 << 29, IMP_ML_MAX_THREAD = 256 };
 
 static bool is_constexpr(const imp_mil_op *op)
 {
@@ -89,23 +89,59 @@ float *ml_spare(ml_ctx *c, int which, uint64_t n)
     return e->spare[which];
 }
 
+/* What settling one share of a value has seen. */
+typedef struct settling {
+    float *x;
+    uint64_t n;
+    bool round;
+    imp_ml_peak *part; /* [n_thread] */
+} settling;
+
 /* Keep the largest magnitude; in half precision round and saturate. */
+static void settle_part(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    enum { STEP = 1024 };
+    const settling *s = ctx;
+    const imp_vec *v = imp_vec_get();
+    imp_ml_peak k = {0};
+    uint16_t half[STEP];
+    for (uint64_t i = s->n * ith / n_thread, to = s->n * (ith + 1) / n_thread; i < to; i += STEP) {
+        uint64_t n = IMP_MIN(to - i, (uint64_t)STEP);
+        float *x = s->x + i, max = 0;
+        bool odd = false;
+        for (uint64_t j = 0; j < n; j++) {
+            float a = fabsf(x[j]);
+            max = a > max ? a : max;
+            odd |= !(a <= HALF_MAX);
+        }
+        k.max_abs = max > k.max_abs ? max : k.max_abs;
+        for (uint64_t j = 0; odd && j < n; j++) {
+            k.n_nan += isnan(x[j]);
+            k.n_saturated += fabsf(x[j]) > HALF_MAX;
+            if (s->round && fabsf(x[j]) > HALF_MAX) x[j] = copysignf(HALF_MAX, x[j]);
+        }
+        if (!s->round) continue;
+        v->f32_to_f16(half, x, n);
+        v->f16_to_f32(x, half, n);
+    }
+    s->part[ith] = k;
+}
+
 static void settle(imp_ml_eval *e, uint32_t var)
 {
     const imp_mil_var *v = &e->f->var[var];
-    float *x = e->value[var];
-    imp_ml_peak *k = &e->peak[var];
+    imp_ml_peak *k = &e->peak[var], part[IMP_ML_MAX_THREAD] = {0};
     if (v->type.dtype != IMP_MIL_F16 && v->type.dtype != IMP_MIL_F32) return;
-    bool round = e->mode == IMP_ML_F16 && v->type.dtype == IMP_MIL_F16;
-    for (uint64_t i = 0, n = imp_mil_n_elem(&v->type); i < n; i++) {
-        float a = fabsf(x[i]);
-        if (!(a <= HALF_MAX)) {
-            k->n_nan += isnan(x[i]);
-            k->n_saturated += !isnan(x[i]);
-            if (round && !isnan(x[i])) x[i] = copysignf(HALF_MAX, x[i]);
-        }
-        if (a > k->max_abs) k->max_abs = a;
-        if (round) x[i] = imp_f16_to_f32(imp_f32_to_f16(x[i]));
+    settling s = {e->value[var], imp_mil_n_elem(&v->type),
+                  e->mode == IMP_ML_F16 && v->type.dtype == IMP_MIL_F16, part};
+    if (e->pool == NULL || s.n < 1 << 14 || imp_pool_n_thread(e->pool) > IMP_ML_MAX_THREAD)
+        settle_part(&s, 0, 1);
+    else
+        imp_pool_run(e->pool, settle_part, &s);
+    for (size_t i = 0; i < IMP_COUNT(part); i++) {
+        k->max_abs = part[i].max_abs > k->max_abs ? part[i].max_abs : k->max_abs;
+        k->n_saturated += part[i].n_saturated;
+        k->n_nan += part[i].n_nan;
     }
 }
 
@@ -169,6 +205,15 @@ imp_status imp_ml_eval_run(imp_ml_eval *e, const float *const *in, imp_error *er
 const float *imp_ml_eval_out(const imp_ml_eval *e, uint32_t i)
 {
     return e->value[e->f->out[i].var];
+}
+
+float *imp_ml_eval_state(imp_ml_eval *e, uint32_t i)
+{
+    uint32_t var = e->f->in[i].var;
+    bool fresh = e->value[var] == NULL;
+    float *x = make(e, var);
+    if (x != NULL && fresh) memset(x, 0, (size_t)imp_mil_n_elem(&e->f->in[i].type) * sizeof *x);
+    return x;
 }
 
 const imp_ml_peak *imp_ml_eval_peak(const imp_ml_eval *e, uint32_t var)
@@ -259,6 +304,7 @@ void imp_ml_eval_free(imp_ml_eval *e)
     imp_sys_free(e->keep);
     imp_sys_free(e->peak);
     imp_sys_free(e->fn);
+    ml_gemm_buf_deinit(&e->gemm);
     imp_sys_free(e->spare[0]);
     imp_sys_free(e->spare[1]);
     imp_sys_free(e);

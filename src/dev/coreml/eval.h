@@ -24,6 +24,9 @@ IMP_MUST_USE imp_status imp_ml_eval_run(imp_ml_eval *e, const float *const *in, 
 /* Result i of the last run, its elements in order. */
 const float *imp_ml_eval_out(const imp_ml_eval *e, uint32_t i);
 
+/* Input i, which is a state: its elements, zeros at first, to be read and written between runs. NULL: out of memory. */
+float *imp_ml_eval_state(imp_ml_eval *e, uint32_t i);
+
 typedef struct imp_ml_peak {
     float max_abs;        /* largest magnitude seen over all runs, before saturation */
     uint64_t n_saturated; /* elements beyond 65504 */

@@ -3,6 +3,7 @@
 #define IMP_ML_EVAL_INT_H
 
 #include "dev/coreml/eval.h"
+#include "dev/coreml/gemm.h"
 
 typedef struct ml_ctx ml_ctx;
 typedef void (*ml_op_fn)(ml_ctx *c);
@@ -18,6 +19,7 @@ struct imp_ml_eval {
     ml_op_fn *fn;      /* [n_op] */
     float *spare[2];   /* owned; operands of a product laid out for it */
     uint64_t n_spare[2];
+    ml_gemm_buf gemm;
 };
 
 /* One op being run. */
@@ -39,10 +41,6 @@ const imp_mil_type *ml_type(const ml_ctx *c, const char *param);
 double ml_number(const ml_ctx *c, const char *param, double def);
 /* At least n floats that live until the next op. */
 float *ml_spare(ml_ctx *c, int which, uint64_t n);
-
-/* c[m][n] = a[m][k] . b[k][n] + bias[m] (NULL: none), all row-major, on all threads. */
-void ml_gemm(imp_pool *pool, const float *a, const float *b, const float *bias, float *c, uint64_t m,
-             uint64_t k, uint64_t n);
 
 /* eval_shape.c: ops that move elements; eval_math.c: ops that compute. */
 extern const struct ml_op_row {

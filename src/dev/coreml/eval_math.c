@@ -1,75 +1,20 @@
 /* dev/coreml/eval_math.c - ops of ML Programs that compute: elementwise, reductions, products.
  *
- * Idea:    products are one row-major f32 product with a 4 x 64 tile of accumulators, spread over the pool; elementwise
- *          ops and reductions walk all elements with a stride of 0 in the dimensions that repeat. */
+ * Idea:    products are gemm.c's; elementwise ops and reductions walk all elements with a stride of 0 in the dimensions
+ *          that repeat, shared out over the pool where they are many. */
 #include "dev/coreml/eval_int.h"
 
 #include <math.h>
 
-/* ---- the product -------------------------------------------------------------------------------------------- */
-
-enum { TM = 4, TN = 64 };
-
-typedef struct gemm {
-    const float *a, *b, *bias;
-    float *c;
-    uint64_t m, k, n;
-} gemm;
-
-/* Rows i..i+rows-1, columns j..j+cols-1. */
-static void tile(const gemm *g, uint64_t i, uint64_t j)
-{
-    float acc[TM][TN], row[TN];
-    uint64_t rows = IMP_MIN(g->m - i, (uint64_t)TM), cols = IMP_MIN(g->n - j, (uint64_t)TN);
-    memset(acc, 0, sizeof acc);
-    memset(row, 0, sizeof row);
-    for (uint64_t k = 0; k < g->k; k++) {
-        const float *b = g->b + k * g->n + j;
-        if (cols < TN) {
-            memcpy(row, b, (size_t)cols * sizeof *row);
-            b = row;
-        }
-        for (uint64_t r = 0; r < rows; r++) {
-            float w = g->a[(i + r) * g->k + k];
-            for (int x = 0; x < TN; x++) acc[r][x] += w * b[x];
-        }
-    }
-    for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t x = 0; x < cols; x++)
-            g->c[(i + r) * g->n + j + x] = acc[r][x] + (g->bias != NULL ? g->bias[i + r] : 0);
-}
-
-static void gemm_part(void *ctx, uint32_t ith, uint32_t n_thread)
-{
-    const gemm *g = ctx;
-    uint64_t across = (g->n + TN - 1) / TN, n_tile = (g->m + TM - 1) / TM * across;
-    for (uint64_t t = ith; t < n_tile; t += n_thread) tile(g, t / across * TM, t % across * TN);
-}
-
-void ml_gemm(imp_pool *pool, const float *a, const float *b, const float *bias, float *c, uint64_t m,
-             uint64_t k, uint64_t n)
-{
-    gemm g = {a, b, bias, c, m, k, n};
-    if (pool == NULL || m * k * n < 1 << 16)
-        gemm_part(&g, 0, 1);
-    else
-        imp_pool_run(pool, gemm_part, &g);
-}
-
-/* to[c][r] = from[r][c] */
-static void flip(float *to, const float *from, uint64_t rows, uint64_t cols)
-{
-    for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t c = 0; c < cols; c++) to[c * rows + r] = from[r * cols + c];
-}
+/* ---- products -------------------------------------------------------------------------------------------- */
 
 static void conv(ml_ctx *c)
 {
     const imp_mil_type *x = ml_type(c, "x");
     uint64_t n = x->dim[2] * x->dim[3], k = x->dim[1], m = c->to->dim[1];
-    for (uint64_t b = 0; b < x->dim[0]; b++)
-        ml_gemm(c->e->pool, ml_in(c, "weight"), ml_in(c, "x") + b * k * n, ml_in(c, "bias"),
-                c->out + b * m * n, m, k, n);
+    for (uint64_t b = 0; b < x->dim[0] && !c->failed; b++)
+        c->failed = !ml_gemm(&c->e->gemm, c->e->pool, ml_in(c, "weight"), ml_in(c, "x") + b * k * n,
+                             ml_in(c, "bias"), c->out + b * m * n, m, k, n);
 }
 
 static void linear(ml_ctx *c)
@@ -77,10 +22,8 @@ static void linear(ml_ctx *c)
     const imp_mil_type *w = ml_type(c, "weight");
     uint64_t n = w->dim[0], k = w->dim[1], m = imp_mil_n_elem(ml_type(c, "x")) / k;
     const float *bias = ml_in(c, "bias");
-    float *wt = ml_spare(c, 0, n * k);
-    if (wt == NULL) return;
-    flip(wt, ml_in(c, "weight"), n, k);
-    ml_gemm(c->e->pool, ml_in(c, "x"), wt, NULL, c->out, m, k, n);
+    c->failed =
+        !ml_gemm_nt(&c->e->gemm, c->e->pool, ml_in(c, "x"), ml_in(c, "weight"), NULL, c->out, n, m, k, n);
     for (uint64_t i = 0; bias != NULL && i < m * n; i++) c->out[i] += bias[i % n];
 }
 
@@ -105,46 +48,79 @@ static void matmul(ml_ctx *c)
     bool tx = ml_number(c, "transpose_x", 0) != 0, ty = ml_number(c, "transpose_y", 0) != 0;
     uint64_t m = o->dim[o->rank - 2], n = o->dim[o->rank - 1], k = x->dim[x->rank - (tx ? 2 : 1)];
     uint64_t n_mat = imp_mil_n_elem(o) / (m * n);
-    float *at = tx ? ml_spare(c, 0, m * k) : NULL, *bt = ty ? ml_spare(c, 1, k * n) : NULL;
-    if (c->failed) return;
-    for (uint64_t i = 0; i < n_mat; i++) {
+    float *at = tx ? ml_spare(c, 0, m * k) : NULL;
+    ml_gemm_buf *g = &c->e->gemm;
+    for (uint64_t i = 0; i < n_mat && !c->failed; i++) {
         const float *a = ml_in(c, "x") + matrix_of(i, o, x) * m * k,
                     *b = ml_in(c, "y") + matrix_of(i, o, y) * k * n;
-        if (tx) flip(at, a, k, m), a = at;
-        if (ty) flip(bt, b, n, k), b = bt;
-        ml_gemm(c->e->pool, a, b, NULL, c->out + i * m * n, m, k, n);
+        if (tx) ml_flip(at, a, k, m), a = at;
+        c->failed = ty ? !ml_gemm_nt(g, c->e->pool, a, b, NULL, c->out + i * m * n, n, m, k, n)
+                       : !ml_gemm(g, c->e->pool, a, b, NULL, c->out + i * m * n, m, k, n);
     }
 }
 
 /* ---- elementwise --------------------------------------------------------------------------------------------- */
 
+/* fn over the elements 0..n-1 of an op, in shares. */
+typedef struct span_job {
+    ml_ctx *c;
+    const float *a, *b;
+    float eps;
+    uint64_t n;
+    void (*fn)(const struct span_job *j, uint64_t from, uint64_t to);
+} span_job;
+
+static void span_part(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    const span_job *j = ctx;
+    j->fn(j, j->n * ith / n_thread, j->n * (ith + 1) / n_thread);
+}
+
+static void spans(span_job *j)
+{
+    if (j->c->e->pool == NULL || j->n < 1 << 14)
+        span_part(j, 0, 1);
+    else
+        imp_pool_run(j->c->e->pool, span_part, j);
+}
+
 /* eps: the op's own default of its parameter epsilon, 0 where it has none. */
 #define UNARY_EPS(name, def, expr)                                                                           \
+    static void name##_span(const span_job *j, uint64_t from, uint64_t to)                                   \
+    {                                                                                                        \
+        const float *in = j->a, eps = j->eps;                                                                \
+        float *out = j->c->out;                                                                              \
+        (void)eps;                                                                                           \
+        for (uint64_t i = from; i < to; i++) {                                                               \
+            float x = in[i];                                                                                 \
+            out[i] = expr;                                                                                   \
+        }                                                                                                    \
+    }                                                                                                        \
     static void name(ml_ctx *c)                                                                              \
     {                                                                                                        \
-        const float *in = ml_in(c, "x");                                                                     \
-        double eps = ml_number(c, "epsilon", def);                                                           \
-        (void)eps;                                                                                           \
-        for (uint64_t i = 0, n = imp_mil_n_elem(c->to); i < n; i++) {                                        \
-            double x = (double)in[i];                                                                        \
-            c->out[i] = (float)(expr);                                                                       \
-        }                                                                                                    \
+        span_job j = {c,                                                                                     \
+                      ml_in(c, "x"),                                                                         \
+                      NULL,                                                                                  \
+                      (float)ml_number(c, "epsilon", def),                                                   \
+                      imp_mil_n_elem(c->to),                                                                 \
+                      name##_span};                                                                          \
+        spans(&j);                                                                                           \
     }
 #define UNARY(name, expr) UNARY_EPS(name, 0, expr)
-UNARY(op_abs, fabs(x))
-UNARY(op_silu, x / (1 + exp(-x)))
-UNARY(op_sigmoid, 1 / (1 + exp(-x)))
-UNARY(op_tanh, tanh(x))
+UNARY(op_abs, fabsf(x))
+UNARY(op_silu, x / (1 + expf(-x)))
+UNARY(op_sigmoid, 1 / (1 + expf(-x)))
+UNARY(op_tanh, tanhf(x))
 UNARY(op_relu, x > 0 ? x : 0)
-UNARY(op_exp, exp(x))
-UNARY(op_erf, erf(x))
-UNARY(op_sqrt, sqrt(x))
+UNARY(op_exp, expf(x))
+UNARY(op_erf, erff(x))
+UNARY(op_sqrt, sqrtf(x))
 UNARY(op_square, x *x)
-UNARY_EPS(op_rsqrt, 1e-12, 1 / sqrt(x + eps))
+UNARY_EPS(op_rsqrt, 1e-12, 1 / sqrtf(x + eps))
 UNARY_EPS(op_inverse, 1e-4, 1 / (x + eps))
-UNARY(gelu_exact, 0.5 * x * (1 + erf(x / sqrt(2.0))))
-UNARY(gelu_tanh, 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))))
-UNARY(gelu_sigmoid, x / (1 + exp(-1.702 * x)))
+UNARY(gelu_exact, 0.5f * x * (1 + erff(x * 0.70710678f)))
+UNARY(gelu_tanh, 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x))))
+UNARY(gelu_sigmoid, x / (1 + expf(-1.702f * x)))
 
 static void gelu(ml_ctx *c)
 {
@@ -186,36 +162,64 @@ static void repeat_strides(const imp_mil_type *out, const imp_mil_type *t, uint6
     }
 }
 
-typedef float (*pair_fn)(float a, float b);
+/* One row: n elements, operands da and db apart (0 or 1). */
+typedef void (*pair_fn)(float *y, const float *a, const float *b, uint64_t n, uint64_t da, uint64_t db);
 
-static void pairs(ml_ctx *c, pair_fn fn)
+typedef struct pair_job {
+    const ml_ctx *c;
+    const float *a, *b;
+    uint64_t sa[IMP_MIL_MAX_RANK], sb[IMP_MIL_MAX_RANK], n, rows;
+    pair_fn fn;
+} pair_job;
+
+static void pair_part(void *ctx, uint32_t ith, uint32_t n_thread)
 {
-    uint64_t sa[IMP_MIL_MAX_RANK], sb[IMP_MIL_MAX_RANK], at[IMP_MIL_MAX_RANK] = {0};
-    const imp_mil_type *o = c->to;
-    const float *a = ml_in(c, "x"), *b = ml_in(c, "y");
-    uint64_t n = o->rank > 0 ? o->dim[o->rank - 1] : 1, rows = imp_mil_n_elem(o) / n, ia = 0, ib = 0;
-    repeat_strides(o, ml_type(c, "x"), sa);
-    repeat_strides(o, ml_type(c, "y"), sb);
-    uint64_t da = o->rank > 0 ? sa[o->rank - 1] : 0, db = o->rank > 0 ? sb[o->rank - 1] : 0;
-    for (uint64_t r = 0; r < rows; r++) {
-        for (uint64_t i = 0; i < n; i++) c->out[r * n + i] = fn(a[ia + i * da], b[ib + i * db]);
-        for (uint32_t k = o->rank > 0 ? o->rank - 1 : 0; k-- > 0;) {
-            ia += sa[k], ib += sb[k];
-            if (++at[k] < o->dim[k]) break;
-            ia -= sa[k] * o->dim[k], ib -= sb[k] * o->dim[k];
-            at[k] = 0;
+    const pair_job *j = ctx;
+    const imp_mil_type *o = j->c->to;
+    uint32_t last = o->rank > 0 ? o->rank - 1 : 0;
+    for (uint64_t r = j->rows * ith / n_thread, to = j->rows * (ith + 1) / n_thread; r < to; r++) {
+        uint64_t ia = 0, ib = 0, rest = r;
+        for (uint32_t k = last; k-- > 0; rest /= o->dim[k]) {
+            ia += rest % o->dim[k] * j->sa[k];
+            ib += rest % o->dim[k] * j->sb[k];
         }
+        j->fn(j->c->out + r * j->n, j->a + ia, j->b + ib, j->n, o->rank > 0 ? j->sa[last] : 0,
+              o->rank > 0 ? j->sb[last] : 0);
     }
 }
 
+static void pairs(ml_ctx *c, pair_fn fn)
+{
+    const imp_mil_type *o = c->to;
+    pair_job j = {.c = c, .a = ml_in(c, "x"), .b = ml_in(c, "y"), .fn = fn};
+    j.n = o->rank > 0 ? o->dim[o->rank - 1] : 1;
+    j.rows = imp_mil_n_elem(o) / j.n;
+    repeat_strides(o, ml_type(c, "x"), j.sa);
+    repeat_strides(o, ml_type(c, "y"), j.sb);
+    if (c->e->pool == NULL || j.rows * j.n < 1 << 14)
+        pair_part(&j, 0, 1);
+    else
+        imp_pool_run(c->e->pool, pair_part, &j);
+}
+
 #define PAIR(name, expr)                                                                                     \
-    static float name##_1(float a, float b)                                                                  \
+    static void name##_row(float *restrict y, const float *pa, const float *pb, uint64_t n, uint64_t da,     \
+                           uint64_t db)                                                                      \
     {                                                                                                        \
-        return expr;                                                                                         \
+        if (da == 1 && db == 1)                                                                              \
+            for (uint64_t i = 0; i < n; i++) {                                                               \
+                float a = pa[i], b = pb[i];                                                                  \
+                y[i] = expr;                                                                                 \
+            }                                                                                                \
+        else                                                                                                 \
+            for (uint64_t i = 0; i < n; i++) {                                                               \
+                float a = pa[i * da], b = pb[i * db];                                                        \
+                y[i] = expr;                                                                                 \
+            }                                                                                                \
     }                                                                                                        \
     static void name(ml_ctx *c)                                                                              \
     {                                                                                                        \
-        pairs(c, name##_1);                                                                                  \
+        pairs(c, name##_row);                                                                                \
     }
 PAIR(op_add, a + b)
 PAIR(op_sub, a - b)
@@ -326,10 +330,10 @@ static void reduce_max(ml_ctx *c)
 static void softmax_axis(float *y, const float *x, uint64_t n, uint64_t inner)
 {
     for (uint64_t k = 0; k < inner; k++) {
-        double max = -INFINITY, sum = 0;
-        for (uint64_t i = 0; i < n; i++) max = fmax(max, (double)x[i * inner + k]);
-        for (uint64_t i = 0; i < n; i++)
-            sum += (double)(y[i * inner + k] = expf((float)((double)x[i * inner + k] - max)));
+        float max = -INFINITY;
+        double sum = 0;
+        for (uint64_t i = 0; i < n; i++) max = x[i * inner + k] > max ? x[i * inner + k] : max;
+        for (uint64_t i = 0; i < n; i++) sum += (double)(y[i * inner + k] = expf(x[i * inner + k] - max));
         for (uint64_t i = 0; i < n; i++) y[i * inner + k] = (float)((double)y[i * inner + k] / sum);
     }
 }
@@ -371,15 +375,15 @@ static void attention(ml_ctx *c)
     uint64_t s = q->dim[q->rank - 2], d = q->dim[q->rank - 1], t = k->dim[k->rank - 2],
              dv = c->to->dim[c->to->rank - 1];
     uint64_t n = imp_mil_n_elem(q) / (s * d), stride[IMP_MIL_MAX_RANK];
-    float *kt = ml_spare(c, 0, d * t + s * t), scale = (float)(1 / sqrt((double)d));
-    if (kt == NULL) return;
-    float *score = kt + d * t;
+    float *score = ml_spare(c, 0, s * t), scale = (float)(1 / sqrt((double)d));
+    ml_gemm_buf *g = &c->e->gemm;
+    if (score == NULL) return;
     imp_mil_type scores = *q;
     scores.dim[q->rank - 1] = t;
     if (m != NULL) repeat_strides(&scores, m, stride);
-    for (uint64_t i = 0; i < n; i++) {
-        flip(kt, ml_in(c, "key") + i * t * d, t, d);
-        ml_gemm(c->e->pool, ml_in(c, "query") + i * s * d, kt, NULL, score, s, d, t);
+    for (uint64_t i = 0; i < n && !c->failed; i++) {
+        c->failed = !ml_gemm_nt(g, c->e->pool, ml_in(c, "query") + i * s * d, ml_in(c, "key") + i * t * d,
+                                NULL, score, t, s, d, t);
         for (uint64_t j = 0; j < s * t; j++) {
             score[j] *= scale;
             if (m == NULL) continue;
@@ -389,7 +393,8 @@ static void attention(ml_ctx *c)
             score[j] = m->dtype == IMP_MIL_BOOL ? (v != 0 ? score[j] : -INFINITY) : score[j] + v;
         }
         for (uint64_t r = 0; r < s; r++) softmax_axis(score + r * t, score + r * t, t, 1);
-        ml_gemm(c->e->pool, score, ml_in(c, "value") + i * t * dv, NULL, c->out + i * s * dv, s, t, dv);
+        c->failed |= !ml_gemm(g, c->e->pool, score, ml_in(c, "value") + i * t * dv, NULL, c->out + i * s * dv,
+                              s, t, dv);
     }
 }
 

@@ -1,6 +1,8 @@
 /* dev/coreml/eval_shape.c - ops of ML Programs that move elements or unpack weights. */
 #include "dev/coreml/eval_int.h"
 
+#include <math.h>
+
 /* Product of dims from..to-1. */
 static uint64_t span(const imp_mil_type *t, uint32_t from, uint32_t to)
 {
@@ -212,6 +214,40 @@ static void lut(ml_ctx *c)
     }
 }
 
+/* The scale and zero point at element i of an activation. */
+static void affine_at(const ml_ctx *c, const imp_mil_type *x, uint64_t i, double *scale, double *zero)
+{
+    const imp_mil_value *s = stored(c, "scale"), *z = stored(c, "zero_point");
+    uint64_t k = 0;
+    if (s->type.rank == 1) {
+        uint32_t axis = axis_of(c, "axis", x->rank, 0);
+        k = i / span(x, axis + 1, x->rank) % x->dim[axis];
+    }
+    *scale = imp_mil_element(s->type.dtype, s->data, k);
+    *zero = z != NULL ? imp_mil_element(z->type.dtype, z->data, k) : 0;
+}
+
+static void quantize(ml_ctx *c)
+{
+    const float *x = ml_in(c, "input");
+    double lo = c->to->dtype == IMP_MIL_I8 ? -128 : 0, hi = lo + 255, scale, zero;
+    for (uint64_t i = 0, n = imp_mil_n_elem(c->to); i < n; i++) {
+        affine_at(c, c->to, i, &scale, &zero);
+        double q = nearbyint((double)x[i] / scale) + zero;
+        c->out[i] = (float)(q < lo ? lo : q > hi ? hi : q);
+    }
+}
+
+static void dequantize(ml_ctx *c)
+{
+    const float *x = ml_in(c, "input");
+    double scale, zero;
+    for (uint64_t i = 0, n = imp_mil_n_elem(c->to); i < n; i++) {
+        affine_at(c, c->to, i, &scale, &zero);
+        c->out[i] = (float)(((double)x[i] - zero) * scale);
+    }
+}
+
 static void blockwise(ml_ctx *c)
 {
     const imp_mil_value *d = stored(c, "data"), *s = stored(c, "scale"), *o = stored(c, "offset");
@@ -231,6 +267,8 @@ const struct ml_op_row ml_shape_ops[] = {
     {"identity", copy},
     {"read_state", copy},
     {"write_state", write_state},
+    {"quantize", quantize},
+    {"dequantize", dequantize},
     {"transpose", transpose},
     {"concat", concat},
     {"split", split},

@@ -1,11 +1,15 @@
-/* dev/coreml/pack.c - weights into weight.bin in the form that was asked for. */
+/* dev/coreml/pack.c - matrices to palettes and whole numbers, and into weight.bin. */
 #include "dev/coreml/pack.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MIN_ELEM = 1024 }; /* smaller weights stay fp16 */
+#include "dev/coreml/feed.h"
+#include "kern/kern.h"
+
+enum { MIN_ELEM = 1024, /* smaller weights stay fp16 */ SLAB = 1 << 22 /* numbers decoded at a time */ };
+#define DAMP 0.01f
 
 static const struct {
     uint32_t bits;
@@ -26,6 +30,7 @@ bool imp_ml_packing_parse(const char *s, imp_ml_packing *out)
     *out = (imp_ml_packing){.kind = IMP_ML_HALF};
     if (strcmp(s, "fp16") == 0) return true;
     if (strcmp(s, "int8") == 0) return out->kind = IMP_ML_INT8, true;
+    if (strcmp(s, "w8a8") == 0) return out->kind = IMP_ML_INT8, out->int8_inputs = true, true;
     if (strncmp(s, "int4", 4) == 0) {
         out->kind = IMP_ML_INT4;
         if (s[4] == 0) return true;
@@ -48,7 +53,7 @@ void imp_ml_packing_text(const imp_ml_packing *p, char out[16])
     if (p->kind == IMP_ML_HALF)
         snprintf(out, 16, "fp16");
     else if (p->kind == IMP_ML_INT8)
-        snprintf(out, 16, "int8");
+        snprintf(out, 16, p->int8_inputs ? "w8a8" : "int8");
     else if (p->kind == IMP_ML_INT4)
         snprintf(out, 16, p->block > 0 ? "int4b%u" : "int4", p->block);
     else
@@ -57,201 +62,272 @@ void imp_ml_packing_text(const imp_ml_packing *p, char out[16])
 
 int32_t imp_ml_packing_spec(const imp_ml_packing *p)
 {
+    if (p->int8_inputs) return 8;
     return p->kind == IMP_ML_INT4 || (p->kind == IMP_ML_LUT && p->group > 0) ? 9 : 7;
 }
 
-/* ---- a stream of small numbers ------------------------------------------------------------------------------- */
+/* ---- coding ---------------------------------------------------------------------------------------------------- */
 
-typedef struct bits {
-    imp_mlwriter *w;
-    uint32_t width, n; /* bits an element; bits waiting */
-    uint32_t held;
-    uint8_t out[4096];
-    size_t n_out;
-} bits;
+/* One matrix being coded, a slab of rows at a time. */
+typedef struct coder {
+    const imp_ml_code_job *job;
+    imp_ml_coded *out;
+    ml_feed feed; /* k 0: no feedback */
+    ml_gemm_buf gemm;
+    imp_ml_kmeans **km;   /* [n_thread], palettes only; owned */
+    double (*sum)[3];     /* [n_thread]: w^2, (w - w')^2, clamped; owned */
+    float *slab, *was;    /* [rows][k]: becomes what the code means; as it was (fed back only); owned */
+    uint8_t *index;       /* [rows][k] codes of the slab, owned */
+    float *center;        /* [2^bits] of each palette, or scales, of the whole matrix; owned */
+    const float *col;     /* [k] what an error costs, NULL: all alike */
+    uint64_t first, rows; /* of the slab */
+    uint64_t next;        /* share to be claimed */
+    uint64_t n_bit;       /* bits written */
+} coder;
 
-static imp_status bits_flush(bits *b, imp_error *err)
+static uint32_t n_thread_of(const coder *c)
 {
-    imp_status s = imp_mlwriter_data(b->w, b->out, b->n_out, err);
-    b->n_out = 0;
-    return s;
+    return c->job->pool != NULL ? imp_pool_n_thread(c->job->pool) : 1;
 }
 
-static imp_status bits_put(bits *b, uint32_t v, imp_error *err)
+static void on_all(coder *c, imp_pool_fn fn)
 {
-    b->held |= v << b->n;
-    for (b->n += b->width; b->n >= 8; b->n -= 8) {
-        b->out[b->n_out++] = (uint8_t)b->held;
-        b->held >>= 8;
-        if (b->n_out == sizeof b->out) IMP_TRY(bits_flush(b, err));
-    }
-    return IMP_OK;
+    c->next = 0;
+    if (c->job->pool != NULL)
+        imp_pool_run(c->job->pool, fn, c);
+    else
+        fn(c, 0, 1);
 }
 
-static imp_status bits_end(bits *b, imp_error *err)
+static uint64_t claim(coder *c)
 {
-    if (b->n > 0) b->out[b->n_out++] = (uint8_t)b->held;
-    b->n = 0;
-    return bits_flush(b, err);
+    return __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED);
 }
 
-/* ---- one weight -------------------------------------------------------------------------------------------------- */
-
-typedef struct job {
-    imp_mlwriter *w;
-    const imp_tensor *t;
-    const float *col_weight;
-    imp_ml_packed *p;
-    imp_ml_kmeans *km;
-    float *rows;   /* [group][k], owned */
-    uint16_t *out; /* palettes or scales, owned */
-    bits bits;
-    imp_error *err;
-} job;
-
-static void row(job *j, uint64_t r, float *to)
+static uint32_t per_palette(const coder *c)
 {
-    imp_tensor_row_f32(j->t, r, to);
-    for (uint64_t c = 0; c < j->p->k; c++) {
-        if (!(fabsf(to[c]) <= 65504)) {
-            to[c] = isnan(to[c]) ? 0 : copysignf(65504, to[c]);
-            j->p->n_clamped++;
+    return 1u << c->out->how.bits;
+}
+
+/* Rows of the slab that one palette serves. */
+static uint64_t group_rows(const coder *c)
+{
+    return c->out->how.group > 0 ? c->out->how.group : c->rows;
+}
+
+static const float *palette_of(const coder *c, uint64_t row)
+{
+    uint64_t g = c->out->how.group > 0 ? (c->first + row) / c->out->how.group : 0;
+    return c->center + g * per_palette(c);
+}
+
+/* Decode rows; whatever fp16 cannot hold is cut off. */
+static void decode_rows(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    coder *c = ctx;
+    uint64_t k = c->out->k;
+    (void)n_thread;
+    for (uint64_t r; (r = claim(c)) < c->rows;) {
+        float *x = c->slab + r * k;
+        double sum = 0;
+        if (c->job->values != NULL)
+            memcpy(x, c->job->values + (c->first + r) * k, (size_t)k * sizeof *x);
+        else
+            imp_tensor_row_f32(c->job->t, c->job->row0 + c->first + r, x);
+        for (uint64_t i = 0; i < k; i++) {
+            if (!(fabsf(x[i]) <= 65504)) {
+                x[i] = isnan(x[i]) ? 0 : copysignf(65504, x[i]);
+                c->sum[ith][2]++;
+            }
+            sum += (double)x[i] * (double)x[i];
         }
-        j->p->sum2 += (double)to[c] * (double)to[c];
+        c->sum[ith][0] += sum;
     }
 }
 
-static void note(job *j, float was, float is)
+static void learn_palettes(void *ctx, uint32_t ith, uint32_t n_thread)
 {
-    double d = (double)was - (double)is;
-    j->p->err2 += d * d;
+    coder *c = ctx;
+    uint64_t k = c->out->k, group = group_rows(c);
+    (void)n_thread;
+    for (uint64_t g; (g = claim(c)) < c->rows / group;) {
+        imp_ml_kmeans_reset(c->km[ith]);
+        for (uint64_t r = g * group; r < (g + 1) * group; r++)
+            imp_ml_kmeans_add(c->km[ith], c->slab + r * k, c->col, k);
+        (void)imp_ml_kmeans_solve(c->km[ith], per_palette(c), (float *)(uintptr_t)palette_of(c, g * group));
+    }
 }
 
-static imp_status pack_half(job *j)
+static int top_of(const imp_ml_packing *p)
 {
-    imp_ml_packed *p = j->p;
-    p->part[0] =
-        (imp_mil_value){.type = {.dtype = IMP_MIL_F16, .rank = 4, .dim = {p->n, p->k, 1, 1}}, .blob = true};
-    IMP_TRY(imp_mlwriter_blob(j->w, IMP_MIL_F16, p->n * p->k, &p->part[0].offset, j->err));
-    for (uint64_t r = 0; r < p->n; r++) {
-        row(j, r, j->rows);
-        for (uint64_t c = 0; c < p->k; c++) {
-            j->out[c] = imp_f32_to_f16(j->rows[c]);
-            note(j, j->rows[c], imp_f16_to_f32(j->out[c]));
-        }
-        IMP_TRY(imp_mlwriter_data(j->w, j->out, p->k * 2, j->err));
-    }
-    return IMP_OK;
+    return p->kind == IMP_ML_INT4 ? 7 : 127;
 }
 
-/* Decode `count` rows from `first` and find their palette; the rows are in j->rows when `hold`. */
-static void learn(job *j, uint64_t first, uint64_t count, bool hold, float *center)
+static float whole(float x, float scale, int top)
 {
-    imp_ml_kmeans_reset(j->km);
-    for (uint64_t r = 0; r < count; r++) {
-        float *to = j->rows + (hold ? r * j->p->k : 0);
-        row(j, first + r, to);
-        imp_ml_kmeans_add(j->km, to, j->col_weight, j->p->k);
-    }
-    (void)imp_ml_kmeans_solve(j->km, 1u << j->p->how.bits, center);
+    return fmaxf((float)(-top - 1), fminf((float)top, nearbyintf(x / scale)));
 }
 
-static imp_status put_row(job *j, const float *x, const float *center)
+/* The scale that loses least for n numbers: the largest magnitude over `top`, or less. */
+static float best_scale(const float *x, const float *weight, uint64_t n, int top)
 {
-    for (uint64_t c = 0; c < j->p->k; c++) {
-        uint32_t i = imp_ml_nearest(center, 1u << j->p->how.bits, x[c]);
-        note(j, x[c], center[i]);
-        IMP_TRY(bits_put(&j->bits, i, j->err));
-    }
-    return IMP_OK;
-}
-
-static imp_status pack_lut(job *j, int32_t spec)
-{
-    imp_ml_packed *p = j->p;
-    uint64_t group = p->how.group > 0 ? p->how.group : p->n, n_group = p->n / group,
-             per = 1ull << p->how.bits;
-    float center[256];
-    imp_mil_dtype t = index_type(p->how.bits);
-    j->bits.width = p->how.bits;
-    IMP_TRY(imp_mlwriter_blob(j->w, spec >= 9 ? t : IMP_MIL_U8,
-                              spec >= 9 ? p->n * p->k : (p->n * p->k * p->how.bits + 7) / 8,
-                              &p->part[0].offset, j->err));
-    for (uint64_t g = 0; g < n_group; g++) {
-        bool hold = p->how.group > 0;
-        learn(j, g * group, group, hold, center);
-        for (uint64_t i = 0; i < per; i++) j->out[g * per + i] = imp_f32_to_f16(center[i]);
-        for (uint64_t r = 0; r < group; r++) {
-            if (!hold) imp_tensor_row_f32(j->t, r, j->rows);
-            IMP_TRY(put_row(j, j->rows + (hold ? r * p->k : 0), center));
-        }
-    }
-    IMP_TRY(bits_end(&j->bits, j->err));
-    IMP_TRY(imp_mlwriter_blob(j->w, IMP_MIL_F16, n_group * per, &p->part[1].offset, j->err));
-    IMP_TRY(imp_mlwriter_data(j->w, j->out, n_group * per * 2, j->err));
-    p->part[0].blob = p->part[1].blob = true;
-    if (spec >= 9) {
-        p->part[0].type = (imp_mil_type){.dtype = t, .rank = 4, .dim = {p->n, p->k, 1, 1}};
-        p->part[1].type = (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 6, .dim = {n_group, 1, 1, 1, per, 1}};
-    } else {
-        p->part[0].type =
-            (imp_mil_type){.dtype = IMP_MIL_U8, .rank = 1, .dim = {(p->n * p->k * p->how.bits + 7) / 8}};
-        p->part[1].type = (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 1, .dim = {per}};
-    }
-    return IMP_OK;
-}
-
-/* The scale that loses least for one block: the largest magnitude over `top`, or somewhat less. */
-static float best_scale(const float *x, uint64_t n, int top)
-{
+    enum { TRIES = 24 };
     float max = 0, best = 0;
     double least = INFINITY;
     for (uint64_t i = 0; i < n; i++) max = fmaxf(max, fabsf(x[i]));
     if (!(max > 0)) return 1;
-    for (int shrink = 0; shrink < 8; shrink++) {
-        float s = imp_f16_to_f32(imp_f32_to_f16(max * (1 - 0.05f * (float)shrink) / (float)top));
+    for (int t = 0; t < TRIES; t++) {
+        float s = imp_f16_to_f32(imp_f32_to_f16(max * (1 - 0.02f * (float)t) / (float)top));
         double e = 0;
         if (!(s > 0)) s = 0x1p-24f;
         for (uint64_t i = 0; i < n; i++) {
-            double q = fmax(-top - 1, fmin(top, nearbyint((double)x[i] / (double)s))),
-                   d = (double)x[i] - q * (double)s;
-            e += d * d;
+            float d = x[i] - whole(x[i], s, top) * s;
+            e += (double)(d * d * (weight != NULL ? weight[i] : 1));
         }
         if (e < least) least = e, best = s;
     }
     return best;
 }
 
-static imp_status pack_int(job *j, int top)
+static uint64_t blocks_of(const imp_ml_coded *o)
 {
-    imp_ml_packed *p = j->p;
-    uint64_t block = p->how.block > 0 ? p->how.block : p->k, per_row = p->k / block;
-    imp_mil_dtype t = top == 7 ? IMP_MIL_I4 : IMP_MIL_I8;
-    uint32_t mask = top == 7 ? 15 : 255;
-    j->bits.width = top == 7 ? 4 : 8;
-    IMP_TRY(imp_mlwriter_blob(j->w, t, p->n * p->k, &p->part[0].offset, j->err));
-    for (uint64_t r = 0; r < p->n; r++) {
-        row(j, r, j->rows);
-        for (uint64_t g = 0; g < per_row; g++) {
-            float s = best_scale(j->rows + g * block, block, top);
-            j->out[r * per_row + g] = imp_f32_to_f16(s);
-            for (uint64_t c = g * block; c < (g + 1) * block; c++) {
-                double q = fmax(-top - 1, fmin(top, nearbyint((double)j->rows[c] / (double)s)));
-                note(j, j->rows[c], (float)(q * (double)s));
-                IMP_TRY(bits_put(&j->bits, (uint32_t)(int32_t)q & mask, j->err));
-            }
-        }
+    return o->how.block > 0 ? o->k / o->how.block : 1;
+}
+
+static void learn_scales(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    coder *c = ctx;
+    uint64_t per = blocks_of(c->out), block = c->out->k / per;
+    (void)ith, (void)n_thread;
+    for (uint64_t r; (r = claim(c)) < c->rows;)
+        for (uint64_t b = 0; b < per; b++)
+            c->center[(c->first + r) * per + b] =
+                best_scale(c->slab + r * c->out->k + b * block, c->col != NULL ? c->col + b * block : NULL,
+                           block, top_of(&c->out->how));
+}
+
+/* The number that stands for t; its code goes to the slab's codes. */
+static float nearest(void *ctx, uint64_t row, uint64_t col, float t)
+{
+    coder *c = ctx;
+    const imp_ml_coded *o = c->out;
+    uint8_t *code = &c->index[row * o->k + col];
+    if (o->how.kind == IMP_ML_LUT) {
+        const float *p = palette_of(c, row);
+        *code = (uint8_t)imp_ml_nearest(p, per_palette(c), t);
+        return p[*code];
     }
-    IMP_TRY(bits_end(&j->bits, j->err));
-    IMP_TRY(imp_mlwriter_blob(j->w, IMP_MIL_F16, p->n * per_row, &p->part[1].offset, j->err));
-    IMP_TRY(imp_mlwriter_data(j->w, j->out, p->n * per_row * 2, j->err));
-    p->part[0] = (imp_mil_value){.type = {.dtype = t, .rank = 4, .dim = {p->n, p->k, 1, 1}},
-                                 .blob = true,
-                                 .offset = p->part[0].offset};
-    p->part[1].blob = true;
-    p->part[1].type = top == 7 ? (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 4, .dim = {p->n, per_row, 1, 1}}
-                               : (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 1, .dim = {p->n}};
-    return IMP_OK;
+    uint64_t per = blocks_of(o);
+    float s = c->center[(c->first + row) * per + col / (o->k / per)], q = whole(t, s, top_of(&o->how));
+    *code = (uint8_t)(int8_t)q & (o->how.kind == IMP_ML_INT4 ? 15 : 255);
+    return q * s;
+}
+
+static void round_plain(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    coder *c = ctx;
+    uint64_t k = c->out->k;
+    (void)n_thread;
+    for (uint64_t r; (r = claim(c)) < c->rows;) {
+        float *x = c->slab + r * k;
+        double e = 0;
+        for (uint64_t i = 0; i < k; i++) {
+            float q = nearest(c, r, i, x[i]), d = x[i] - q;
+            e += (double)(d * d);
+            x[i] = q;
+        }
+        c->sum[ith][1] += e;
+    }
+}
+
+static void round_half(void *ctx, uint32_t ith, uint32_t n_thread)
+{
+    coder *c = ctx;
+    const imp_vec *v = imp_vec_get();
+    uint64_t k = c->out->k;
+    (void)ith, (void)n_thread;
+    for (uint64_t r; (r = claim(c)) < c->rows;) {
+        uint16_t *h = (uint16_t *)(void *)c->out->code + (c->first + r) * k;
+        v->f32_to_f16(h, c->slab + r * k, k);
+        if (c->job->values != NULL) v->f16_to_f32(c->slab + r * k, h, k);
+    }
+}
+
+/* Round the slab; with feedback, note what that does to the output. */
+static bool round_slab(coder *c)
+{
+    const imp_ml_input *in = c->job->input;
+    uint64_t n = c->rows * c->out->k;
+    double now;
+    if (c->feed.k == 0) return on_all(c, round_plain), true;
+    memcpy(c->was, c->slab, (size_t)n * sizeof *c->was);
+    if (!ml_output_energy(in, &c->gemm, c->job->pool, c->was, c->rows, true, &now)) return false;
+    c->out->out_var2 += now;
+    if (!ml_feed_round(&c->feed, &c->gemm, c->job->pool, c->slab, c->rows, nearest, c)) return false;
+    for (uint64_t i = 0; i < n; i++) {
+        c->was[i] -= c->slab[i];
+        c->sum[0][1] += (double)(c->was[i] * c->was[i]);
+    }
+    if (!ml_output_energy(in, &c->gemm, c->job->pool, c->was, c->rows, false, &now)) return false;
+    c->out->out_err2 += now;
+    return true;
+}
+
+/* The slab's codes behind those that are there. */
+static void put_codes(coder *c)
+{
+    uint32_t width = c->out->how.kind == IMP_ML_INT4   ? 4
+                     : c->out->how.kind == IMP_ML_INT8 ? 8
+                                                       : c->out->how.bits;
+    uint64_t n = c->rows * c->out->k;
+    uint8_t *to = c->out->code + c->n_bit / 8;
+    if (width == 8) {
+        memcpy(to, c->index, (size_t)n);
+    } else {
+        uint64_t held = 0;
+        uint32_t have = (uint32_t)(c->n_bit % 8);
+        if (have > 0) held = *to;
+        for (uint64_t i = 0; i < n; i++) {
+            held |= (uint64_t)c->index[i] << have;
+            for (have += width; have >= 8; have -= 8, held >>= 8) *to++ = (uint8_t)held;
+        }
+        if (have > 0) *to = (uint8_t)held;
+    }
+    c->n_bit += n * width;
+}
+
+static bool code_slab(coder *c)
+{
+    const imp_ml_packing *how = &c->out->how;
+    on_all(c, decode_rows);
+    if (how->kind == IMP_ML_HALF) {
+        on_all(c, round_half);
+    } else {
+        if (how->kind != IMP_ML_LUT)
+            on_all(c, learn_scales);
+        else if (how->group > 0)
+            on_all(c, learn_palettes);
+        if (!round_slab(c)) return false;
+        put_codes(c);
+    }
+    if (c->job->values != NULL)
+        memcpy(c->job->values + c->first * c->out->k, c->slab,
+               (size_t)(c->rows * c->out->k) * sizeof *c->slab);
+    return true;
+}
+
+/* One palette for the whole matrix: all of it is looked at first. */
+static void learn_one_palette(coder *c, uint64_t step)
+{
+    imp_ml_kmeans_reset(c->km[0]);
+    for (c->first = 0; c->first < c->out->n; c->first += c->rows) {
+        c->rows = IMP_MIN(step, c->out->n - c->first);
+        on_all(c, decode_rows);
+        for (uint64_t r = 0; r < c->rows; r++)
+            imp_ml_kmeans_add(c->km[0], c->slab + r * c->out->k, c->col, c->out->k);
+    }
+    (void)imp_ml_kmeans_solve(c->km[0], per_palette(c), c->center);
+    for (uint32_t i = 0; i < n_thread_of(c); i++) memset(c->sum[i], 0, sizeof c->sum[i]);
 }
 
 /* What the weight's size allows of what was asked for. */
@@ -264,34 +340,138 @@ static imp_ml_packing fitting(const imp_ml_packing *how, uint64_t n, uint64_t k)
     return p;
 }
 
-imp_status imp_ml_pack(imp_mlwriter *w, const imp_tensor *t, const imp_ml_packing *how, int32_t spec,
-                       const float *col_weight, imp_ml_packed *out, imp_error *err)
+static uint64_t table_size(const imp_ml_coded *o)
 {
-    *out = (imp_ml_packed){.n = imp_tensor_n_row(t), .k = imp_tensor_n_col(t)};
-    out->how = fitting(how, out->n, out->k);
-    uint64_t rows = out->how.kind == IMP_ML_LUT && out->how.group > 0 ? out->how.group : 1;
-    uint64_t n_group = out->how.kind == IMP_ML_LUT && out->how.group > 0 ? out->n / out->how.group : 1;
-    uint64_t scales = out->how.block > 0 ? out->n * (out->k / out->how.block) : out->n;
-    uint64_t n_out = IMP_MAX(IMP_MAX(out->k, scales), n_group << out->how.bits);
-    job j = {.w = w, .t = t, .col_weight = col_weight, .p = out, .bits = {.w = w}, .err = err};
-    j.rows = imp_sys_malloc((size_t)(rows * out->k) * sizeof *j.rows);
-    j.out = imp_sys_malloc((size_t)n_out * sizeof *j.out);
-    j.km = out->how.kind == IMP_ML_LUT ? imp_ml_kmeans_new() : NULL;
-    imp_status s = j.rows != NULL && j.out != NULL && (j.km != NULL || out->how.kind != IMP_ML_LUT)
-                       ? IMP_OK
-                       : imp_fail(err, IMP_NOMEM, "out of memory while packing a weight");
-    if (s == IMP_OK) {
-        switch (out->how.kind) {
-        case IMP_ML_HALF: s = pack_half(&j); break;
-        case IMP_ML_LUT: s = pack_lut(&j, spec); break;
-        case IMP_ML_INT8: s = pack_int(&j, 127); break;
-        case IMP_ML_INT4: s = pack_int(&j, 7); break;
-        }
+    if (o->how.kind == IMP_ML_HALF) return 0;
+    if (o->how.kind == IMP_ML_LUT) return (o->how.group > 0 ? o->n / o->how.group : 1) << o->how.bits;
+    return o->n * blocks_of(o);
+}
+
+static uint64_t code_bytes(const imp_ml_coded *o)
+{
+    uint64_t bits = o->how.kind == IMP_ML_HALF   ? 16
+                    : o->how.kind == IMP_ML_INT8 ? 8
+                    : o->how.kind == IMP_ML_INT4 ? 4
+                                                 : o->how.bits;
+    return (o->n * o->k * bits + 7) / 8;
+}
+
+/* Rows a slab: whole groups, and all rows when errors are fed back through them anyway. */
+static uint64_t slab_rows(const imp_ml_coded *o)
+{
+    uint64_t group = o->how.kind == IMP_ML_LUT && o->how.group > 0 ? o->how.group : 1;
+    uint64_t rows = IMP_MAX((uint64_t)SLAB / IMP_MAX(o->k, 1) / group * group, group);
+    return IMP_MIN(rows, o->n);
+}
+
+static bool make_room(coder *c, uint64_t rows)
+{
+    imp_ml_coded *o = c->out;
+    uint64_t n = rows * o->k;
+    uint32_t n_thread = n_thread_of(c);
+    bool lut = o->how.kind == IMP_ML_LUT, fed = c->feed.k > 0;
+    o->n_code = code_bytes(o);
+    o->n_table = table_size(o);
+    o->code = imp_sys_malloc((size_t)o->n_code + 1);
+    o->table = imp_sys_malloc((size_t)o->n_table * sizeof *o->table);
+    c->center = imp_sys_malloc((size_t)o->n_table * sizeof *c->center);
+    c->slab = imp_sys_malloc((size_t)n * sizeof *c->slab);
+    c->was = fed ? imp_sys_malloc((size_t)n * sizeof *c->was) : NULL;
+    c->index = imp_sys_malloc((size_t)n);
+    c->sum = imp_sys_calloc(n_thread, sizeof *c->sum);
+    c->km = imp_sys_calloc(n_thread, sizeof *c->km);
+    bool ok = o->code != NULL && o->table != NULL && c->center != NULL && c->slab != NULL &&
+              c->index != NULL && c->sum != NULL && c->km != NULL && (!fed || c->was != NULL);
+    for (uint32_t i = 0; ok && lut && i < n_thread; i++) ok = (c->km[i] = imp_ml_kmeans_new()) != NULL;
+    return ok;
+}
+
+static void close_coder(coder *c)
+{
+    for (uint32_t i = 0; c->km != NULL && i < n_thread_of(c); i++) imp_ml_kmeans_free(c->km[i]);
+    ml_feed_deinit(&c->feed);
+    ml_gemm_buf_deinit(&c->gemm);
+    imp_sys_free(c->km);
+    imp_sys_free(c->sum);
+    imp_sys_free(c->slab);
+    imp_sys_free(c->was);
+    imp_sys_free(c->index);
+    imp_sys_free(c->center);
+}
+
+imp_status imp_ml_code(const imp_ml_code_job *job, imp_ml_coded *o, imp_error *err)
+{
+    const imp_ml_input *in = job->input;
+    *o = (imp_ml_coded){.n = job->n_row, .k = imp_tensor_n_col(job->t)};
+    o->how = fitting(&job->how, o->n, o->k);
+    coder c = {.job = job, .out = o, .col = in != NULL ? in->mean2 : NULL};
+    uint64_t step = slab_rows(o);
+    bool ok = true;
+    if (in != NULL && in->moment != NULL && o->how.kind != IMP_ML_HALF) {
+        ok = ml_feed_new(in, DAMP, &c.feed);
+        c.col = c.feed.weight;
     }
-    imp_sys_free(j.rows);
-    imp_sys_free(j.out);
-    imp_ml_kmeans_free(j.km);
-    for (int i = 0; i < 2 && s == IMP_OK; i++)
-        if (out->part[i].blob) out->bytes += imp_mil_bytes(&out->part[i].type);
-    return s;
+    ok = ok && make_room(&c, step);
+    if (ok && o->how.kind == IMP_ML_LUT && o->how.group == 0) learn_one_palette(&c, step);
+    for (c.first = 0; ok && c.first < o->n; c.first += c.rows) {
+        c.rows = IMP_MIN(step, o->n - c.first);
+        ok = code_slab(&c);
+    }
+    for (uint32_t i = 0; ok && i < n_thread_of(&c); i++) {
+        o->sum2 += c.sum[i][0];
+        o->err2 += c.sum[i][1];
+        o->n_clamped += (uint64_t)c.sum[i][2];
+    }
+    for (uint64_t i = 0; ok && i < o->n_table; i++) o->table[i] = imp_f32_to_f16(c.center[i]);
+    close_coder(&c);
+    if (!ok) imp_ml_coded_deinit(o);
+    return ok ? IMP_OK : imp_fail(err, IMP_NOMEM, "out of memory while compressing a weight");
+}
+
+void imp_ml_coded_deinit(imp_ml_coded *c)
+{
+    imp_sys_free(c->code);
+    imp_sys_free(c->table);
+    *c = (imp_ml_coded){0};
+}
+
+/* ---- into weight.bin -------------------------------------------------------------------------------------------- */
+
+static imp_status put(imp_mlwriter *w, imp_mil_type t, const void *data, imp_mil_value *v, imp_error *err)
+{
+    *v = (imp_mil_value){.type = t, .blob = true};
+    IMP_TRY(imp_mlwriter_blob(w, t.dtype, imp_mil_n_elem(&t), &v->offset, err));
+    return imp_mlwriter_data(w, data, imp_mil_bytes(&t), err);
+}
+
+static imp_mil_type vector_type(imp_mil_dtype t, uint64_t n)
+{
+    return (imp_mil_type){.dtype = t, .rank = 1, .dim = {n}};
+}
+
+imp_status imp_ml_pack(imp_mlwriter *w, const imp_ml_coded *c, int32_t spec, imp_ml_packed *p, imp_error *err)
+{
+    const imp_ml_packing *how = &c->how;
+    imp_mil_type codes = {.rank = 4, .dim = {c->n, c->k, 1, 1}}, table = vector_type(IMP_MIL_F16, c->n_table);
+    *p = (imp_ml_packed){.how = *how, .n = c->n, .k = c->k};
+    switch (how->kind) {
+    case IMP_ML_HALF: codes.dtype = IMP_MIL_F16; break;
+    case IMP_ML_INT8: codes.dtype = IMP_MIL_I8; break;
+    case IMP_ML_INT4:
+        codes.dtype = IMP_MIL_I4;
+        table = (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 4, .dim = {c->n, blocks_of(c), 1, 1}};
+        break;
+    case IMP_ML_LUT:
+        codes.dtype = index_type(how->bits);
+        if (spec < 9) {
+            codes = vector_type(IMP_MIL_U8, c->n_code);
+            break;
+        }
+        table = (imp_mil_type){.dtype = IMP_MIL_F16, .rank = 6, .dim = {0, 1, 1, 1, 1ull << how->bits, 1}};
+        table.dim[0] = c->n_table >> how->bits;
+    }
+    IMP_TRY(put(w, codes, c->code, &p->part[0], err));
+    if (how->kind != IMP_ML_HALF) IMP_TRY(put(w, table, c->table, &p->part[1], err));
+    p->bytes = c->n_code + c->n_table * sizeof *c->table;
+    return IMP_OK;
 }

@@ -17,6 +17,12 @@ void imp_ml_runner_free(imp_ml_runner *r);
 /* One sequence from position 0 through all chunks, in the shortest length that holds it. TOO_LARGE: none does. */
 IMP_MUST_USE imp_status imp_ml_runner_run(imp_ml_runner *r, const int32_t *token, const int32_t *type,
                                           uint32_t n, imp_error *err);
+/* Decode (packages converted with it): the keys and values of the last run become the states' first n positions. */
+IMP_MUST_USE imp_status imp_ml_runner_fill(imp_ml_runner *r, uint32_t n, imp_error *err);
+/* One token at a position behind those that are in the states. *logits: [n_vocab], the runner's until its next run. */
+IMP_MUST_USE imp_status imp_ml_runner_decode(imp_ml_runner *r, int32_t token, uint32_t pos,
+                                             const float **logits, imp_error *err);
+
 /* The last run's result called `name`: its elements and their number; *s: the length it ran with. NULL: none of that name. */
 const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_t *n, uint32_t *s);
 
