@@ -27,7 +27,7 @@ static imp_status run(conversion *c)
          check = opt_on(&c->a->opt, OPT_VERIFY) || search_;
     if (search_ && c->g != c->net->embed)
         return imp_fail(&c->a->err, IMP_UNSUPPORTED, "--max-loss and --min-cosine are for models that embed");
-    const char *calibration = opt_str(&c->a->opt, OPT_CALIBRATION);
+    const char *calibration = opt_str(&c->a->opt, OPT_FIT_TEXT);
     if (check) IMP_TRY(conv_prepare_verify(c));
     if (calibration != NULL) {
         IMP_TRY(conv_read_texts(c, calibration, MOST_TOK, &c->fit));
@@ -131,7 +131,7 @@ static app_result read_options(conversion *c)
     c->opt.source = c->net->cfg.name[0] ? c->net->cfg.name : a->arg[0];
     c->opt.progress = progress;
     c->opt.user = c;
-    if (c->opt.pack.int8_inputs && !opt_set(&a->opt, OPT_CALIBRATION))
+    if (c->opt.pack.int8_inputs && !opt_set(&a->opt, OPT_FIT_TEXT))
         return app_usage(a, "w8a8 needs --calibration, which gives the scales of activations");
     return APP_OK;
 }

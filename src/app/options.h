@@ -159,7 +159,7 @@ typedef enum app_opt_type {
       "lengths in tokens, one function each")                                                                \
     X(COMPRESS, "compress", 0, TYPE_STR, 0, 0, "fp16", "FORM", C_(CONVERT),                                  \
       "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32, w8a8")               \
-    X(CALIBRATION, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT),                              \
+    X(FIT_TEXT, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT),                                 \
       "one text a line, like those the model will see: compressed weights are fitted to it")                 \
     X(DECODE, "decode", 0, TYPE_UINT, 2, 32768, NULL, "N", C_(CONVERT),                                      \
       "models that generate: also a decode function with states for N tokens, and the head")                 \

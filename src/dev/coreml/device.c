@@ -72,7 +72,7 @@ static const char *ml_dev_refuses(const imp_device *d, const imp_graph *g, imp_v
     if (imp_graph_node(g, imp_graph_output(g))->op != IMP_OP_POOL && v == imp_graph_output(g))
         return "the vector must be the graph's last step";
     if (host_value(g) == 0) return "the graph looks no token up";
-    return ml_refuses(g, v);
+    return ml_refuses(g, v, false);
 }
 
 /* Everything that compile takes, and what the package is predicted to weigh. */
