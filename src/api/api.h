@@ -38,6 +38,7 @@ typedef struct imp_api_request {
     const char *method, *path; /* path without query */
     const char *body;          /* may be NULL when n_body is 0; need not end in NUL */
     size_t n_body;
+    uint64_t client; /* whose request it is: clients take turns; 0: nobody's in particular */
 } imp_api_request;
 
 typedef struct imp_api_config {

@@ -58,6 +58,7 @@ static const field g_field[] = {
     {"seed", EP_GENERATE, F_INT, I64_FIRST, I64_LAST, AT(seed), NULL},
     {"stop", EP_GENERATE, F_JSON, 0, 0, AT(stop), NULL},
     {"logit_bias", EP_GENERATE, F_JSON, 0, 0, AT(logit_bias), NULL},
+    {"priority", EP_GENERATE | EP_VECTOR, F_INT, -1000, 1000, AT(priority), NULL}, /* as vLLM: less first */
     {"ignore_eos", EP_GENERATE, F_BOOL, 0, 0, AT(ignore_eos), NULL},
     {"logprobs", EP_CHAT, F_BOOL, 0, 0, AT(want_logprobs), NULL},
     {"top_logprobs", EP_CHAT, F_INT, 0, 20, AT(top_logprobs), NULL},
@@ -297,6 +298,7 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
     *out = (imp_api_params){.ep = ep,
                             .n = 1,
                             .best_of = IMP_UNSET,
+                            .priority = IMP_UNSET,
                             .max_tok = IMP_UNSET,
                             .max_completion_tok = IMP_UNSET,
                             .top_logprobs = IMP_UNSET,

@@ -329,6 +329,8 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->n_stop = p->n_stop;
     rq->ignore_eos = p->ignore_eos;
     rq->require = p->require;
+    rq->client = g->base.client;
+    if (p->priority != IMP_UNSET) rq->priority = (int32_t)p->priority;
     rq->fresh_text = p->ep != EP_COMPLETION;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
@@ -411,6 +413,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         imp_api_fail(s, false, &err);
         return NULL;
     }
+    g->base.client = rq->client;
     imp_api_make_id(a, g->format->id_prefix, g->id);
     g->created = (int64_t)time(NULL);
     g->base.on_event = on_event;

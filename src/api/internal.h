@@ -44,7 +44,7 @@ typedef struct imp_api_params {
     const char *model;
     bool stream, include_usage, echo, ignore_eos, want_logprobs, truncate;
     int64_t n, best_of, max_tok, max_completion_tok, top_logprobs, logprobs, dimensions;
-    int64_t seed, top_k, repeat_last_n;
+    int64_t seed, top_k, repeat_last_n, priority;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     const char *encoding;
     json_t *messages, *prompt, *input, *stop, *logit_bias, *stream_options, *options, *keep_alive;
@@ -142,6 +142,7 @@ struct imp_api_call {
     imp_api_reason reason; /* 0: not cancelled */
     bool started;          /* all are submitted: events may reach the sink */
     bool ollama;
+    uint64_t client; /* as in imp_api_request */
     imp_error err; /* the first failure; status OK: none */
     uint64_t t0_ns;
     void (*on_event)(imp_api_call *c, imp_call_slot *slot,

@@ -63,6 +63,14 @@ static void write_engine(imp_buf *b, const imp_stats *s)
     one(b, "impetus_requests_waiting", "gauge", s->n_waiting, "Requests that wait in the queue.");
     one(b, "impetus_kv_blocks_used", "gauge", s->kv_block_used, "KV cache blocks in use.");
     one(b, "impetus_kv_blocks_total", "gauge", s->kv_block_total, "KV cache blocks there are.");
+    one(b, "impetus_kv_blocks_cached", "gauge", s->kv_block_cached,
+        "KV cache blocks kept because a later prompt may begin the same way.");
+    one(b, "impetus_prefix_cache_queries_total", "counter", (double)s->n_cache_query_tok,
+        "Prompt tokens looked up in the prefix cache.");
+    one(b, "impetus_prefix_cache_hits_total", "counter", (double)s->n_cache_hit_tok,
+        "Prompt tokens found there and not computed again.");
+    one(b, "impetus_preemptions_total", "counter", (double)s->n_preempted,
+        "Times a running request had to make room.");
 }
 
 static void write_http(imp_buf *b, const imp_api_http_stats *s)

@@ -433,6 +433,17 @@ void imp_mutex_unlock(imp_mutex *m)
     pthread_mutex_unlock(&m->m);
 }
 
+static pthread_mutex_t global_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void imp_global_lock(void)
+{
+    pthread_mutex_lock(&global_lock);
+}
+void imp_global_unlock(void)
+{
+    pthread_mutex_unlock(&global_lock);
+}
+
 struct imp_cond {
     pthread_cond_t c;
 };

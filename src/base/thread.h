@@ -41,6 +41,10 @@ void imp_mutex_free(imp_mutex *m);
 void imp_mutex_lock(imp_mutex *m);
 void imp_mutex_unlock(imp_mutex *m);
 
+/* The one lock of the process's own tables; held briefly. */
+void imp_global_lock(void);
+void imp_global_unlock(void);
+
 typedef struct imp_cond imp_cond;
 IMP_MUST_USE imp_status imp_cond_new(imp_cond **out);
 void imp_cond_free(imp_cond *c);

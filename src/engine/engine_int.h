@@ -76,6 +76,7 @@ struct imp_model {
 
 /* What is remembered of a request: the choice and what came of it. */
 typedef struct imp_record {
+    const imp_engine *engine; /* borrowed */
     uint64_t id;
     char model[64];
     imp_request_kind kind;
@@ -170,6 +171,8 @@ void imp_route_choose(imp_model *m, const imp_place_request *r, imp_choice *out)
 void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *out);
 
 /* ---- record.c ---- */
+/* The settings that would rule units out, as JSON: what was set, or that measurement decides. */
+void imp_settings_write(imp_buf *b, const imp_engine *e);
 imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id, const imp_choice *c);
 void imp_record_keep(imp_engine *e, imp_record *r); /* takes it */
 /* In quotes, as JSON; for our own sentences and names. */

@@ -14,6 +14,7 @@ imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id
     imp_record *rec = imp_sys_calloc(1, sizeof *rec + c->n_cand * sizeof rec->cand[0]);
     if (rec == NULL) return NULL;
     rec->id = id;
+    rec->engine = e;
     (void)snprintf(rec->model, sizeof rec->model, "%.63s", m->id);
     size_t n_name = strlen(rec->model); /* a cut must not leave part of a character */
     rec->model[n_name - imp_utf8_incomplete_tail(rec->model, n_name)] = '\0';
@@ -180,13 +181,29 @@ void imp_candidates_write(imp_buf *b, const imp_candidate *c, uint32_t n, const 
     imp_buf_str(b, "]");
 }
 
+void imp_settings_write(imp_buf *b, const imp_engine *e)
+{
+    const imp_engine_config *c = &e->config;
+    imp_buf_fmt(b, "{\"embeddings_on_npu\":\"%s\",\"max_npu_model_mb\":",
+                c->embeddings_on_npu > 0   ? "on"
+                : c->embeddings_on_npu < 0 ? "off"
+                                           : "as measured");
+    if (c->max_npu_model_mb != 0)
+        imp_buf_fmt(b, "%u", c->max_npu_model_mb);
+    else
+        imp_buf_str(b, "\"as measured\"");
+    imp_buf_fmt(b, ",\"gpu_matrix_units\":\"%s\"}", c->gpu_matrix_units < 0 ? "off" : "as measured");
+}
+
 static void write_explanation(imp_buf *b, const imp_record *r)
 {
     imp_buf_fmt(b, "{\"id\":%llu,\"at\":%lld,\"prompt_tokens\":%u,\"decided_in_us\":%.1f,\"candidates\":",
                 (unsigned long long)r->id, (long long)r->at, r->n_prompt, (double)r->decide_ns * 1e-3);
     imp_candidates_write(b, r->cand, r->n_cand, r->unit, r->simulated);
-    imp_buf_fmt(b, ",\"chosen\":%d,\"runner_up\":%d,\"margin\":%.4f,\"kept\":%s,\"receipt\":", r->chosen,
+    imp_buf_fmt(b, ",\"chosen\":%d,\"runner_up\":%d,\"margin\":%.4f,\"kept\":%s,\"settings\":", r->chosen,
                 r->runner_up, r->margin, r->kept ? "true" : "false");
+    imp_settings_write(b, r->engine);
+    imp_buf_str(b, ",\"receipt\":");
     write_receipt(b, r);
     imp_buf_str(b, "}");
 }
@@ -247,9 +264,12 @@ char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32
     imp_buf_str(&b, "{\"candidates\":");
     imp_candidates_write(&b, c.cand, c.n_cand, unit, simulated);
     if (c.chosen >= 0)
-        imp_buf_fmt(&b, ",\"chosen\":%d}", c.chosen);
+        imp_buf_fmt(&b, ",\"chosen\":%d", c.chosen);
     else
-        imp_buf_str(&b, ",\"chosen\":null}");
+        imp_buf_str(&b, ",\"chosen\":null");
+    imp_buf_str(&b, ",\"settings\":");
+    imp_settings_write(&b, e);
+    imp_buf_str(&b, "}");
     char *text = imp_buf_take(&b);
     imp_buf_deinit(&b);
     return text;

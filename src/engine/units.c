@@ -177,6 +177,10 @@ char *imp_units_json(imp_engine *e)
             i ? "," : "", u->device->name, imp_unit_kind_name(m->kind), u->device->ops->kind,
             imp_dev_is_sim(u->device) ? "true" : "false", u->failed_ns != 0 ? "failed" : "ready");
         if (u->device->ops->state != NULL) write_states(&b, e, u);
+        if (m->kind != IMP_UNIT_CPU) {
+            imp_buf_str(&b, ",\"settings\":");
+            imp_settings_write(&b, e);
+        }
         imp_buf_fmt(&b, ",\"observed\":%llu,\"residual\":%.4f,\"numbers\":{",
                     (unsigned long long)u->learn.n_observed, u->learn.residual);
         for (int f = 0, first = 1; f < IMP_N_FIELD; f++) {

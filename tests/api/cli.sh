@@ -191,6 +191,9 @@ json "calibrate keeps what it measured" 'd["devices"][0]["measured"]["bandwidth"
 json "plan starts from the calibration" 'd["calibrated"] and d["candidates"][0]["tpot_ms"]>0' plan "$M" --database "$T/x/impetus.db" -t 1
 "$I" run "$M" "Once upon a time" -n 5 --database "$T/x/impetus.db" -t 1 >/dev/null 2>&1
 json "explain tells what ran where" 'd["receipt"]["decode"]["device"]=="cpu0" and d["receipt"]["prefill"]["tokens"]>0 and d["candidates"][d["chosen"]]["excluded"] is None' explain last --database "$T/x/impetus.db"
+mkdir -p "$T/npu/impetus"; echo "embeddings-on-npu = off" >"$T/npu/impetus/config.ini"
+XDG_CONFIG_HOME="$T/npu" "$I" embed models/impetus-nano-embed.gguf "a cat" --device sim:apple-m3-max --database "$T/x/impetus.db" -t 1 >/dev/null 2>&1
+json "a setting of the file rules units out, and explain says so" 'd["settings"]["embeddings_on_npu"]=="off" and all(c["excluded"]=="embeddings_on_npu is off" for c in d["candidates"] if c["prefill"]=="apple-m3-max/ane" and c["decode"]=="apple-m3-max/ane") and not d["receipt"]["embed"]["device"].endswith("ane")' explain last --database "$T/x/impetus.db"
 fails 1 "not remembered" explain 99999999 --database "$T/x/impetus.db"
 json "bench --json" 'set(d)=={"model","arch","type","bytes","device","threads","pp","tg","ceilings","share"} and d["pp"][0]["tokens"]==64 and d["pp"][0]["min"]<=d["pp"][0]["tok_s"]<=d["pp"][0]["max"] and [t["batch"] for t in d["tg"]]==[1,2] and d["share"]["decode_of_read"]>0' \
     bench "$M" -p 64 -n 8 -b 1,2 -r 2

@@ -510,6 +510,92 @@ static void store_survives(void **state)
     assert_int_equal(access(aside, F_OK), 0);
 }
 
+/* ---- settings ------------------------------------------------------------------------------------------ */
+
+/* A vector on three simulated units: who made it, and the explanation. Free the text. */
+static char *embed_with(imp_engine_config c, bool npu_is_slow, char device[64])
+{
+    rig r = {0};
+    imp_error err = {0};
+    c.device = c.device != NULL ? c.device : "sim:apple-m3-max";
+    c.n_thread = 1;
+    if (imp_engine_new(&c, &r.e, &err) != IMP_OK) fail_msg("%s", err.text);
+    if (imp_engine_load(r.e, "models/impetus-nano-embed.gguf", "m", &r.m, &err) != IMP_OK)
+        fail_msg("%s", err.text);
+    load_everywhere(&r);
+    for (uint32_t i = 0; i < r.e->n_unit;
+         i++) { /* what was measured: the NPU is the best by far, or the worst */
+        imp_machine *m = &r.e->unit[i]->learn.machine;
+        bool good = (m->kind == IMP_UNIT_NPU) != npu_is_slow;
+        m->f[IMP_F_SYNC].v = good ? 1 : 50000;
+    }
+    int32_t ids[] = {1, 20, 30, 2};
+    size_t n = 4;
+    answer a;
+    answer_init(&a);
+    imp_request q = {
+        .kind = IMP_REQUEST_EMBED, .ids = ids, .n_ids = &n, .n_input = 1, .on_event = on_event, .user = &a};
+    uint64_t id;
+    if (imp_submit(r.m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
+    answer_wait(&a);
+    answer_deinit(&a);
+    char *text = imp_explain_json(r.e, id), *units = imp_units_json(r.e);
+    const char *at = strstr(text, "\"embed\":{\"device\":\"");
+    assert_non_null(at);
+    assert_int_equal(sscanf(at, "\"embed\":{\"device\":\"%63[^\"]", device), 1);
+    assert_non_null(strstr(units, "\"settings\":{\"embeddings_on_npu\":"));
+    char *plan = imp_candidates_json(r.e, r.m, 16, 0, 1);
+    assert_non_null(strstr(plan, "\"settings\":{\"embeddings_on_npu\":"));
+    imp_free(plan), imp_free(units);
+    rig_free(&r);
+    return text;
+}
+
+static void expect_embed(imp_engine_config c, bool npu_is_slow, bool npu, const char *said, const char *why)
+{
+    char device[64], *text = embed_with(c, npu_is_slow, device);
+    assert_int_equal(strstr(device, "/ane") != NULL, npu);
+    if (strstr(text, said) == NULL) fail_msg("%s is not in %s", said, text);
+    assert_int_equal(strstr(text, "embeddings_on_npu is") != NULL ||
+                         strstr(text, "larger than max_npu") != NULL,
+                     why != NULL);
+    if (why != NULL) assert_non_null(strstr(text, why));
+    imp_free(text);
+}
+
+/* Unset, what was measured decides; set, it does not; and the explanation says which of the two it was. */
+static void settings_rule_or_leave_it_to_measurement(void **state)
+{
+    (void)state;
+    imp_engine_config c = {0};
+    expect_embed(c, false, true, "\"embeddings_on_npu\":\"as measured\"", NULL);
+    expect_embed(c, true, false, "\"embeddings_on_npu\":\"as measured\"", NULL);
+    c.embeddings_on_npu = 1;
+    expect_embed(c, true, true, "\"embeddings_on_npu\":\"on\"", "embeddings_on_npu is on");
+    c.device = "cpu,sim:apple-m3-max/gpu"; /* no NPU here: the setting cannot be meant */
+    expect_embed(c, false, false, "\"embeddings_on_npu\":\"on\"", NULL);
+    c = (imp_engine_config){.embeddings_on_npu = -1};
+    expect_embed(c, false, false, "\"embeddings_on_npu\":\"off\"", "embeddings_on_npu is off");
+    c = (imp_engine_config){.max_npu_model_mb = 1};
+    expect_embed(c, false, false, "\"max_npu_model_mb\":1", "larger than max_npu_model_mb allows");
+    c.max_npu_model_mb = 100;
+    expect_embed(c, false, true, "\"max_npu_model_mb\":100", NULL);
+    for (int off = 0; off < 2;
+         off++) { /* a profile's matrix units count until measured, unless they are ruled out */
+        imp_engine *e;
+        imp_error err;
+        c = (imp_engine_config){.device = "sim:apple-m5/gpu", .n_thread = 1, .gpu_matrix_units = -off};
+        assert_int_equal(imp_engine_new(&c, &e, &err), IMP_OK);
+        const imp_value *f = e->unit[0]->learn.machine.f;
+        assert_int_equal(f[IMP_F_F16].v > 2 * f[IMP_F_F32].v, !off);
+        char *units = imp_units_json(e);
+        assert_non_null(
+            strstr(units, off ? "\"gpu_matrix_units\":\"off\"" : "\"gpu_matrix_units\":\"as measured\""));
+        imp_free(units);
+        imp_engine_free(e);
+    }
+}
+
 static void bad_devices(void **state)
 {
     (void)state;
@@ -537,6 +623,7 @@ int main(void)
         cmocka_unit_test(unloading_under_load),
         cmocka_unit_test(slow_unit_joins_later),
         cmocka_unit_test(store_survives),
+        cmocka_unit_test(settings_rule_or_leave_it_to_measurement),
         cmocka_unit_test(bad_devices),
     };
     imp_log_set_level((imp_log_level)-1);

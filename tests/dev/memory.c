@@ -111,6 +111,46 @@ static void test_plan_is_exact(void **state)
     }
 }
 
+/* Two devices, one graph: its weights are packed once, the second plan counts none, and the pack lives as long as one of
+ * them needs it. */
+static void test_weights_are_shared(void **state)
+{
+    (void)state;
+    rig *r = rig_new(9);
+    imp_graph *g = tiny_model(r, (tiny){.dtype = IMP_Q4_0, .bias = true}, false);
+    imp_limits lim = test_limits(IMP_F16);
+    imp_device *d[2] = {open_dev("cpu", 1), open_dev("cpu", 2)};
+    imp_dev_memory one, two, after;
+    assert_int_equal(d[0]->ops->plan(d[0], g, &lim, &one, NULL), IMP_OK);
+    imp_exec *a = compile(d[0], g, lim);
+    assert_int_equal(d[1]->ops->plan(d[1], g, &lim, &two, NULL), IMP_OK);
+    imp_exec *b = compile(d[1], g, lim);
+    assert_true(one.weights > 0 && one.mapped > 0);
+    assert_int_equal(two.weights + two.mapped, 0);
+    assert_true(two.kv == one.kv && two.other == one.other);
+    assert_ptr_equal(((cpu_exec *)a)->weights, ((cpu_exec *)b)->weights);
+    int32_t *text = random_text(r, 20);
+    uint32_t blocks[1] = {0};
+    steps s;
+    batch_clear(&s);
+    batch_add(&s, text, 0, 20, blocks);
+    const float *out;
+    assert_int_equal(d[0]->ops->run(a, &s.b, &out, NULL), IMP_OK);
+    size_t n = (size_t)s.b.n_out * imp_graph_node(g, imp_graph_output(g))->width;
+    float *want = rig_alloc(r, n * sizeof *want);
+    memcpy(want, out, n * sizeof *want);
+    d[0]->ops->exec_free(a);
+    d[0]->ops->close(d[0]);
+    assert_int_equal(d[1]->ops->run(b, &s.b, &out, NULL), IMP_OK);
+    expect_same(out, want, n, "after the first has gone");
+    d[1]->ops->exec_free(b);
+    assert_int_equal(d[1]->ops->plan(d[1], g, &lim, &after, NULL), IMP_OK);
+    assert_int_equal(after.weights, one.weights);
+    d[1]->ops->close(d[1]);
+    imp_graph_free(g);
+    rig_free(r);
+}
+
 /* Scratch is reused: 40 layers need hardly more than 2. */
 static void test_scratch_is_reused(void **state)
 {
@@ -133,8 +173,9 @@ static void test_scratch_is_reused(void **state)
 static void test_step_takes_no_memory(void **state)
 {
     (void)state;
-    static const tiny models[] = {
-        {.dtype = IMP_Q8_0}, {.dtype = IMP_Q4_K, .head_dim = 64, .n_expert = 4, .n_used = 2}, {.fused = true}};
+    static const tiny models[] = {{.dtype = IMP_Q8_0},
+                                  {.dtype = IMP_Q4_K, .head_dim = 64, .n_expert = 4, .n_used = 2},
+                                  {.fused = true}};
     for (size_t m = 0; m < IMP_COUNT(models); m++) {
         rig *r = rig_new(4);
         imp_graph *g = tiny_model(r, models[m], false);
@@ -320,13 +361,10 @@ static void test_bad_batches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plan_is_what_is_taken),
-        cmocka_unit_test(test_plan_is_exact),
-        cmocka_unit_test(test_scratch_is_reused),
-        cmocka_unit_test(test_step_takes_no_memory),
-        cmocka_unit_test(test_every_allocation_fails),
-        cmocka_unit_test(test_unknown_kind),
-        cmocka_unit_test(test_bad_limits),
+        cmocka_unit_test(test_plan_is_what_is_taken), cmocka_unit_test(test_plan_is_exact),
+        cmocka_unit_test(test_weights_are_shared),    cmocka_unit_test(test_scratch_is_reused),
+        cmocka_unit_test(test_step_takes_no_memory),  cmocka_unit_test(test_every_allocation_fails),
+        cmocka_unit_test(test_unknown_kind),          cmocka_unit_test(test_bad_limits),
         cmocka_unit_test(test_bad_batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,7 @@ static void free_exec(cpu_exec *x)
 {
     if (x == NULL) return;
     imp_phases_free(x->phases);
-    imp_sys_pages_free(x->weights, x->weights_bytes);
+    imp_cpu_pack_release(x);
     imp_sys_pages_free(x->kv, x->kv_bytes);
     imp_sys_pages_free(x->scratch, x->scratch_bytes);
     imp_arena_free(x->arena);
@@ -69,8 +69,9 @@ static imp_status cpu_plan(imp_device *d, const imp_graph *g, const imp_limits *
     cpu_exec *x;
     *out = (imp_dev_memory){0};
     IMP_TRY(lower((cpu_device *)d, g, lim, &x, err));
-    out->weights = x->weights_bytes;
-    out->mapped = x->mapped_bytes;
+    bool shared = imp_cpu_pack_exists(g); /* another unit computes on this kind of device: once is enough */
+    out->weights = shared ? 0 : x->weights_bytes;
+    out->mapped = shared ? 0 : x->mapped_bytes;
     out->kv = x->kv_bytes;
     out->scratch = x->scratch_bytes;
     out->other = sizeof *x + imp_arena_bytes(x->arena);
@@ -90,15 +91,13 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     cpu_exec *x;
     *out = NULL;
     IMP_TRY(lower(d, g, lim, &x, err));
-    if (x->weights_bytes > 0) x->weights = imp_sys_pages(x->weights_bytes);
     if (x->kv_bytes > 0) x->kv = imp_sys_pages(x->kv_bytes);
     x->scratch = imp_sys_pages(x->scratch_bytes);
     if (imp_phases_new(x->n_phase, SHARES_LARGE * d->n_thread, &x->phases) != IMP_OK) {
         free_exec(x);
         return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
     }
-    if (x->scratch == NULL || (x->weights == NULL && x->weights_bytes > 0) ||
-        (x->kv == NULL && x->kv_bytes > 0)) {
+    if (x->scratch == NULL || (x->kv == NULL && x->kv_bytes > 0) || imp_cpu_pack_weights(d, x) != IMP_OK) {
         uint64_t mib = (x->weights_bytes + x->kv_bytes + x->scratch_bytes) >> 20;
         free_exec(x);
         return imp_fail(err, IMP_NOMEM, "no memory for weights, KV cache and scratch (%llu MiB together)",
@@ -112,7 +111,6 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     }
     bind_view(x, &x->out);
     for (imp_val v = 1; x->value != NULL && v <= imp_graph_n(g); v++) bind_view(x, &x->value[v]);
-    imp_cpu_pack_weights(d, x);
     *out = &x->base;
     return IMP_OK;
 }

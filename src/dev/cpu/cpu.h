@@ -129,16 +129,20 @@ struct cpu_exec {
     uint64_t row_work[3]; /* multiply-adds of the weights a row of each kind meets */
 
     uint64_t weights_bytes, mapped_bytes, kv_bytes, shared_bytes, thread_bytes, scratch_bytes;
+    struct cpu_pack *pack; /* the weights region, shared with other executables of the graph; one reference */
     uint8_t *weights, *kv,
-        *scratch; /* owned pages; thread i's own part is at shared_bytes + i * thread_bytes */
+        *scratch; /* weights: the pack's; the others owned pages; thread i's own part is at shared_bytes + i * thread_bytes */
 };
 
 /* Fill everything of x but the three regions. The same code serves plan and compile. */
 IMP_MUST_USE imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err);
 /* Sizes and places of weights; called by imp_cpu_lower. */
 IMP_MUST_USE imp_status imp_cpu_choose_weights(const cpu_device *d, cpu_exec *x, imp_error *err);
-/* Fill the weights region; uses the pool. */
-void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x);
+/* x->weights: taken over from another executable of the same graph, of whatever device, or made; uses the pool. */
+IMP_MUST_USE imp_status imp_cpu_pack_weights(cpu_device *d, cpu_exec *x);
+void imp_cpu_pack_release(cpu_exec *x);
+/* Is the graph's pack there already, so that one more executable costs no weights? */
+bool imp_cpu_pack_exists(const imp_graph *g);
 /* Offsets of all buffers; returns the bytes they need together. */
 uint64_t imp_cpu_place(cpu_exec *x);
 /* Which rows and columns a share is. */

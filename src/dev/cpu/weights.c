@@ -1,6 +1,7 @@
 /* dev/cpu/weights.c - which kernel multiplies each weight, and the weights region.
  *
- * Idea:    a matrix whose kernel has no pack() stays in the model's file; the others are packed into one region, once.
+ * Idea:    a matrix whose kernel has no pack() stays in the model's file; the others are packed into one region, once for
+ *          all executables of a graph in this process.
  *          Vectors (norms, biases, sinks) are read as f32: in place when they are, else decoded into the region.
  * Layout:  region: packed matrices and decoded vectors in node order, each at a multiple of 64 bytes. */
 #include "dev/cpu/cpu.h"
@@ -140,7 +141,8 @@ static void pack_rows(const cpu_exec *x, const cpu_weight *w, uint32_t part, uin
     }
     uint8_t *to = x->weights + w->at + part * w->part_bytes;
     w->mm->pack(&t, from == 0 ? to : to + w->mm->packed_bytes(from, k));
-    imp_sys_file_forget(t.data, imp_tensor_row_bytes(&t) * imp_tensor_n_row(&t)); /* else the model is resident twice */
+    imp_sys_file_forget(t.data, imp_tensor_row_bytes(&t) *
+                                    imp_tensor_n_row(&t)); /* else the model is resident twice */
 }
 
 static void pack_some(void *ctx, uint32_t ith, uint32_t n_thread)
@@ -162,7 +164,7 @@ static void pack_some(void *ctx, uint32_t ith, uint32_t n_thread)
     }
 }
 
-void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x)
+static void fill(cpu_device *d, cpu_exec *x)
 {
     pack_job job = {.x = x};
     imp_mutex_lock(d->lock);
@@ -170,11 +172,113 @@ void imp_cpu_pack_weights(cpu_device *d, cpu_exec *x)
     imp_mutex_unlock(d->lock);
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) {
         const cpu_weight *w = &x->weight[v];
-        for (uint32_t i = 0; w->part_bytes != 0 && i < w->n_part; i++) /* what reading ahead has brought back */
+        for (uint32_t i = 0; w->part_bytes != 0 && i < w->n_part;
+             i++) /* what reading ahead has brought back */
             imp_sys_file_forget(w->part[i].data, imp_tensor_bytes(&w->part[i]));
         if (x->vector_at[v] == UINT64_MAX) continue;
         float *to = (float *)(void *)(x->weights + x->vector_at[v]);
         imp_tensor_row_f32(imp_graph_node(x->graph, v)->u.weight.part, 0, to);
-        x->vector[v] = to;
     }
+}
+
+/* ---- one pack for all executables of a graph ------------------------------------------------------------- */
+
+/* The same graph gives the same kernels and places, whichever CPU device (or simulated one over it) compiles it; a graph
+ * stays where it is while an executable of it lives. */
+typedef struct cpu_pack {
+    const imp_graph *graph;
+    uint64_t bytes;
+    uint8_t *data;      /* owned pages */
+    uint32_t n_ref;     /* global lock */
+    imp_mutex *filling; /* held by who fills it, until it is filled */
+    struct cpu_pack *next;
+} cpu_pack;
+
+static cpu_pack *packs; /* global lock */
+
+static cpu_pack *find_pack(const imp_graph *g)
+{
+    cpu_pack *p = packs;
+    while (p != NULL && p->graph != g) p = p->next;
+    return p;
+}
+
+bool imp_cpu_pack_exists(const imp_graph *g)
+{
+    imp_global_lock();
+    bool there = find_pack(g) != NULL;
+    imp_global_unlock();
+    return there;
+}
+
+static void free_pack(cpu_pack *p)
+{
+    if (p == NULL) return;
+    imp_sys_pages_free(p->data, p->bytes);
+    imp_mutex_free(p->filling);
+    imp_sys_free(p);
+}
+
+static cpu_pack *new_pack(const cpu_exec *x)
+{
+    cpu_pack *p = imp_sys_calloc(1, sizeof *p);
+    if (p == NULL) return NULL;
+    *p = (cpu_pack){.graph = x->graph, .bytes = x->weights_bytes, .n_ref = 1};
+    if (p->bytes > 0) p->data = imp_sys_pages(p->bytes);
+    if ((p->bytes == 0 || p->data != NULL) && imp_mutex_new(&p->filling) == IMP_OK) return p;
+    free_pack(p);
+    return NULL;
+}
+
+imp_status imp_cpu_pack_weights(cpu_device *d, cpu_exec *x)
+{
+    imp_global_lock();
+    cpu_pack *p = find_pack(x->graph);
+    if (p != NULL) p->n_ref++;
+    imp_global_unlock();
+    if (p == NULL) {
+        cpu_pack *mine = new_pack(x);
+        if (mine == NULL) return IMP_NOMEM;
+        imp_mutex_lock(mine->filling);
+        imp_global_lock();
+        p = find_pack(x->graph); /* somebody may have been faster */
+        if (p != NULL)
+            p->n_ref++;
+        else
+            mine->next = packs, packs = mine;
+        imp_global_unlock();
+        if (p == NULL) {
+            x->weights = mine->data;
+            fill(d, x);
+        }
+        imp_mutex_unlock(mine->filling);
+        if (p != NULL)
+            free_pack(mine);
+        else
+            p = mine;
+    }
+    imp_mutex_lock(p->filling);
+    imp_mutex_unlock(p->filling);
+    x->pack = p;
+    x->weights = p->data;
+    for (imp_val v = 1; v <= imp_graph_n(x->graph); v++)
+        if (x->vector_at[v] != UINT64_MAX)
+            x->vector[v] = (const float *)(const void *)(x->weights + x->vector_at[v]);
+    return IMP_OK;
+}
+
+void imp_cpu_pack_release(cpu_exec *x)
+{
+    cpu_pack *p = x->pack;
+    if (p == NULL) return;
+    imp_global_lock();
+    bool last = --p->n_ref == 0;
+    for (cpu_pack **at = &packs; last && *at != NULL; at = &(*at)->next)
+        if (*at == p) {
+            *at = p->next;
+            break;
+        }
+    imp_global_unlock();
+    if (last) free_pack(p);
+    x->pack = NULL;
 }
