@@ -182,6 +182,21 @@ typedef struct imp_sampling {
 } imp_sampling;
 void imp_sampling_default(imp_sampling *s); /* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, rest off */
 
+/* What an answer must be. Compiled once (any thread), usable by many requests of the model; the last few are kept and
+ * found again by their text. */
+typedef struct imp_masker imp_constraint;
+typedef enum imp_constraint_kind {
+    IMP_CONSTRAINT_JSON,   /* any JSON object; no text */
+    IMP_CONSTRAINT_SCHEMA, /* JSON that validates against this JSON schema */
+    IMP_CONSTRAINT_GBNF,   /* what this grammar's `root` gives */
+    IMP_CONSTRAINT_REGEX,  /* the whole answer matches */
+    IMP_CONSTRAINT_CHOICE  /* one of these: a JSON list of strings */
+} imp_constraint_kind;
+/* INVALID, UNSUPPORTED (names what is not kept to), TOO_LARGE. imp_constraint_free before the model is released. */
+IMP_MUST_USE imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char *text, size_t n,
+                                           imp_constraint **out, imp_error *err);
+void imp_constraint_free(imp_constraint *c); /* requests that use it go on; NULL is allowed */
+
 typedef enum imp_request_kind {
     IMP_REQUEST_GENERATE, /* tokens in, text out */
     IMP_REQUEST_EMBED,    /* n_input texts in, one vector each out */
@@ -255,10 +270,12 @@ typedef struct imp_request {
     uint32_t dimensions; /* EMBED: 0: all; else cut to this many and normalise again */
     imp_event_fn on_event;
     void *user;
-    const char *require; /* every phase on this device, or NOT_READY with the reason; "a>b": prefill on a, decode on b;
+    imp_constraint *constraint; /* GENERATE: what the answer must be; NULL: free */
+    const char *
+        require; /* every phase on this device, or NOT_READY with the reason; "a>b": prefill on a, decode on b;
                             NULL: free */
-    int32_t priority;    /* less is served first; 0 is usual */
-    uint64_t client;     /* whose request it is (a number for each API key): clients take turns; 0: nobody's */
+    int32_t priority; /* less is served first; 0 is usual */
+    uint64_t client;  /* whose request it is (a number for each API key): clients take turns; 0: nobody's */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,
@@ -286,8 +303,8 @@ typedef struct imp_stats {
     uint64_t n_step;
     double step_s, prefill_s, decode_s;
     uint32_t n_running, n_waiting;
-    uint32_t kv_block_used, kv_block_total; /* used: by requests that run */
-    uint32_t kv_block_cached;               /* held only because a later prompt may begin the same way */
+    uint32_t kv_block_used, kv_block_total;      /* used: by requests that run */
+    uint32_t kv_block_cached;                    /* held only because a later prompt may begin the same way */
     uint64_t n_cache_query_tok, n_cache_hit_tok; /* prompt tokens looked up, and found */
     uint64_t n_preempted;
 } imp_stats;

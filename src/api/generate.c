@@ -289,8 +289,11 @@ static imp_status make_prompts(gen_call *g, imp_error *err)
     return IMP_OK;
 }
 
-static void drop_prompts(gen_call *g)
+/* What only submitting needs. */
+static void drop_inputs(gen_call *g)
 {
+    imp_constraint_free(g->constraint);
+    g->constraint = NULL;
     for (size_t i = 0; g->prompt && i < g->n_prompt; i++) {
         if (g->prompt[i].engine) imp_free(g->prompt[i].ids);
         g->prompt[i].ids = NULL;
@@ -331,6 +334,7 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->require = p->require;
     rq->client = g->base.client;
     if (p->priority != IMP_UNSET) rq->priority = (int32_t)p->priority;
+    rq->constraint = g->constraint;
     rq->fresh_text = p->ep != EP_COMPLETION;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
@@ -381,7 +385,8 @@ static imp_status prepare(gen_call *g, imp_error *err)
     g->model_id = imp_arena_strndup(g->p.arena, id, strlen(id));
     g->prompt = imp_arena_array(g->p.arena, g->n_prompt, sizeof *g->prompt);
     if (!g->model_id || !g->prompt) return imp_fail(err, IMP_NOMEM, "out of memory");
-    return make_prompts(g, err);
+    IMP_TRY(make_prompts(g, err));
+    return imp_api_constraint(&g->p, g->model, &g->constraint, err);
 }
 
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
@@ -406,7 +411,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         if (st != IMP_OK) imp_fail(&err, st, "out of memory");
     }
     if (st != IMP_OK) {
-        drop_prompts(g);
+        drop_inputs(g);
         imp_model_release(g->model);
         imp_api_params_deinit(&g->p);
         imp_sys_free(g);
@@ -426,7 +431,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         st = imp_fail(&err, IMP_NOMEM, "out of memory");
     else
         st = submit_all(g, &err);
-    drop_prompts(g);
+    drop_inputs(g);
     imp_api_json_release(&g->p.root); /* the engine has its copies */
     imp_call_go(&g->base, st == IMP_OK ? NULL : &err);
     return &g->base;

@@ -42,15 +42,16 @@ struct gen_call {
     imp_api_call base; /* first */
     imp_api_params p;
     const gen_format *format;
-    imp_model *model; /* a reference, until the last event */
+    imp_model *model;     /* a reference, until the last event */
     const char *model_id; /* in the arena */
     char id[48];
     int64_t created;
     gen_choice *choice; /* [n_slot], in the arena */
     gen_prompt *prompt; /* [n_prompt], in the arena */
     size_t n_prompt;
-    imp_buf head; /* start of every chunk, up to "choices":[ */
-    imp_buf out;  /* what the sink has not got yet */
+    imp_constraint *constraint; /* until the requests are submitted */
+    imp_buf head;               /* start of every chunk, up to "choices":[ */
+    imp_buf out;                /* what the sink has not got yet */
     bool first_seen;
     uint64_t first_ns;
 };

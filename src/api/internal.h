@@ -47,6 +47,9 @@ typedef struct imp_api_params {
     int64_t seed, top_k, repeat_last_n, priority;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     const char *encoding;
+    /* what the answer must be (constraint.c) */
+    json_t *response_format, *structured_outputs, *grammar, *json_schema;
+    json_t *guided_json, *guided_regex, *guided_choice, *guided_grammar;
     json_t *messages, *prompt, *input, *stop, *logit_bias, *stream_options, *options, *keep_alive;
     imp_message *msg; /* [n_msg] */
     size_t n_msg;
@@ -81,6 +84,9 @@ imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
 /* A prompt or input: a string, strings, tokens or lists of tokens (tokens only when allowed). Only shapes. */
 imp_status imp_api_check_input(const json_t *v, const char *field, bool tokens, imp_error *err);
 size_t imp_api_n_input(const json_t *v);
+
+/* constraint.c: what the answer must be, compiled for the model; *out NULL: nothing was asked. imp_constraint_free it. */
+imp_status imp_api_constraint(const imp_api_params *p, imp_model *m, imp_constraint **out, imp_error *err);
 
 /* ---- JSON out ---------------------------------------------------------------------------------- */
 void imp_json_str(imp_buf *b, const char *s, size_t n); /* with quotes; invalid UTF-8 becomes U+FFFD */

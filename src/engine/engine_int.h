@@ -59,6 +59,7 @@ struct imp_model {
     imp_model_info info; /* strings owned by id, path or net */
     char *id, *path;
     imp_net *net;
+    struct imp_constraints *constraints;
     imp_jinja *template;   /* the model's own chat template; NULL: none, or not understood */
     imp_error no_template; /* why it is not understood; status OK: there is none */
     imp_chat_family chat;  /* for a model without a template: what its control tokens say */
@@ -155,6 +156,10 @@ void imp_instance_free(imp_instance *x); /* its unit's thread, or none left */
 void imp_model_free(imp_model *m);       /* not registered any more, no instance left running */
 /* Compile the model for a unit. Its error is kept in why_not. */
 imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err);
+
+/* ---- constraint.c ---- */
+IMP_MUST_USE imp_status imp_constraints_new(struct imp_constraints **out);
+void imp_constraints_free(struct imp_constraints *c); /* NULL is allowed */
 
 /* ---- later.c ---- */
 /* The same on a thread of its own, while the model serves with what it has. BUSY: too many wait. */

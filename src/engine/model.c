@@ -240,6 +240,8 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
                        : IMP_OK;
     if (s == IMP_OK) s = imp_net_open(path, e->config.n_ctx, &m->net, err);
     if (s == IMP_OK) s = imp_model_init_chat(m, err);
+    if (s == IMP_OK && imp_constraints_new(&m->constraints) != IMP_OK)
+        s = imp_fail(err, IMP_NOMEM, "not enough memory to load a model");
     if (s == IMP_OK) s = place_model(m, err);
     if (s == IMP_OK) {
         fill_info(m);
@@ -269,6 +271,7 @@ void imp_model_free(imp_model *m)
 {
     for (uint32_t i = 0; i < MAX_UNIT; i++) imp_instance_free(&m->inst[i]);
     imp_jinja_free(m->template);
+    imp_constraints_free(m->constraints);
     imp_net_close(m->net);
     imp_sys_free(m->id);
     imp_sys_free(m->path);

@@ -80,6 +80,7 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
             s = alloc_sequence(j, n_ctx);
         }
     }
+    if (s == IMP_OK && r->constraint != NULL) s = imp_matcher_new(r->constraint, &j->matcher);
     if (s != IMP_OK) {
         imp_job_free(j);
         return s;
@@ -101,6 +102,7 @@ void imp_job_free(job *j)
     imp_stop_deinit(&j->stop);
     if (j->push != NULL) atomic_store(&j->push->closed, true);
     imp_push_unref(j->push);
+    imp_matcher_free(j->matcher);
     imp_arena_free(j->memory);
     imp_sys_free(j);
 }

@@ -8,6 +8,7 @@
 #include "sched/sampler.h"
 #include "sched/sched.h"
 #include "sched/stop.h"
+#include "text/grammar.h"
 #include "text/tokenizer.h"
 
 typedef struct job {
@@ -33,6 +34,7 @@ typedef struct job {
     bool resumed;       /* it ran before: first in line */
     bool passed;        /* in this round of admission others go first */
     imp_sampler sampler;
+    imp_matcher *matcher; /* where the answer is in its constraint, owned; NULL: none */
 
     /* text of a GENERATE */
     imp_detok detok;

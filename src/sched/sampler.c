@@ -29,7 +29,8 @@ imp_status imp_sampler_scratch_init(imp_sampler_scratch *s, uint32_t n_vocab)
     s->logit = imp_sys_calloc(n_vocab, sizeof *s->logit);
     s->cand = imp_sys_calloc(n_vocab, sizeof *s->cand);
     s->count = imp_sys_calloc(n_vocab, sizeof *s->count);
-    if (s->logit != NULL && s->cand != NULL && s->count != NULL) return IMP_OK;
+    s->mask = imp_sys_calloc((size_t)n_vocab / 32 + 1, sizeof *s->mask);
+    if (s->logit != NULL && s->cand != NULL && s->count != NULL && s->mask != NULL) return IMP_OK;
     imp_sampler_scratch_deinit(s);
     return IMP_NOMEM;
 }
@@ -39,6 +40,7 @@ void imp_sampler_scratch_deinit(imp_sampler_scratch *s)
     imp_sys_free(s->logit);
     imp_sys_free(s->cand);
     imp_sys_free(s->count);
+    imp_sys_free(s->mask);
     *s = (imp_sampler_scratch){0};
 }
 
@@ -204,10 +206,12 @@ static size_t cut_p(const imp_token_prob *cand, size_t m, float top_p, float max
 }
 
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *logits, const int32_t *ids,
-                         size_t n_ids, size_t n_prompt)
+                         size_t n_ids, size_t n_prompt, const uint32_t *mask)
 {
     const imp_sampling *p = &s->p;
     memcpy(w->logit, logits, w->n_vocab * sizeof *logits);
+    for (uint32_t i = 0; mask != NULL && i < w->n_vocab; i++)
+        if (!(mask[i / 32] >> (i % 32) & 1)) w->logit[i] = -INFINITY;
     penalise(p, w, ids, n_ids, n_prompt);
     int32_t best = argmax(w->logit, w->n_vocab);
     if (best < 0 || w->logit[best] == -INFINITY) return -1;

@@ -75,4 +75,10 @@ void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error 
 void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch *b, bool embed, uint64_t t0);
 void imp_step_count(imp_sched *s, const step *t, uint64_t t0, bool embed);
 
+/* ---- constrain.c ---- */
+/* What may come next in a constrained answer: *mask NULL: anything. */
+IMP_MUST_USE imp_status imp_constrain_mask(imp_sched *s, job *j, const uint32_t **mask, imp_error *err);
+/* The token was chosen and handed out. true: the answer is complete. */
+bool imp_constrain_follow(imp_sched *s, job *j, int32_t id);
+
 #endif

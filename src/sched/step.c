@@ -186,9 +186,14 @@ static bool is_end(const imp_net_config *cfg, const job *j, int32_t id)
 
 static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
 {
-    int32_t id = imp_sampler_next(&j->sampler, &s->scratch, logits, j->ids, j->n_ids, j->n_prompt);
+    imp_error err;
+    const uint32_t *mask;
+    if (imp_constrain_mask(s, j, &mask, &err) != IMP_OK) {
+        imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
+        return;
+    }
+    int32_t id = imp_sampler_next(&j->sampler, &s->scratch, logits, j->ids, j->n_ids, j->n_prompt, mask);
     if (id < 0) {
-        imp_error err;
         (void)imp_fail(&err, j->r.sampling.n_bias > 0 ? IMP_INVALID : IMP_DEVICE,
                        j->r.sampling.n_bias > 0 ? "logit_bias leaves no token to choose"
                                                 : "the model's outputs are no numbers");
@@ -200,6 +205,7 @@ static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
     imp_fair_serve(&s->fair, j->fair, IMP_FAIR_GENERATED);
     bool end = is_end(&s->c.net->cfg, j, id);
     bool stopped = imp_job_token(j, id, &s->scratch, logits, end);
+    stopped = stopped || (!end && imp_constrain_follow(s, j, id));
     if (end || stopped) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_STOP, NULL);
     } else if (j->n_ids == j->cap_ids) {

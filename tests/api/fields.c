@@ -169,7 +169,6 @@ static const range g_range[] = {
     {CHAT, "store", {"false"}, {"true", "0"}},
     {CHAT, "service_tier", {"\"auto\"", "\"default\""}, {"\"flex\"", "1"}},
     {CHAT, "modalities", {"[\"text\"]"}, {"[\"audio\"]", "[\"text\",\"audio\"]"}},
-    {CHAT, "response_format", {"{\"type\":\"text\"}"}, {"{\"type\":\"json_object\"}", "\"text\"", "{}"}},
     {CHAT, "tools", {"[]"}, {"[{\"type\":\"function\"}]", "{}", "1"}},
     {CHAT, "tool_choice", {"\"none\"", "\"auto\""}, {"\"required\"", "{}"}},
     {CHAT, "parallel_tool_calls", {"true", "false"}, {"1"}},

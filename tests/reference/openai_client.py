@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Chat and completions through the official openai client: its own types must accept what the server answers."""
+import json
+
 import openai
 
 from impetus import ROOT, Server
@@ -34,12 +36,27 @@ def chat(client):
     ok(chunks[-1].usage == whole.usage and chunks[-2].choices[0].finish_reason == "length", "usage at the end of a stream")
 
 
+def structured(client):
+    ask = dict(model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=200, seed=3)
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}, "s": {"enum": ["a", "b"]}},
+              "required": ["n", "s"], "additionalProperties": False}
+    a = client.chat.completions.create(**ask, response_format={"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}})
+    got = json.loads(a.choices[0].message.content)
+    ok(set(got) == {"n", "s"} and 1 <= got["n"] <= 9 and got["s"] in ("a", "b"), "a JSON schema is kept to", a.choices[0].message.content)
+    stream = client.chat.completions.create(**ask, stream=True, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+    ok(text == a.choices[0].message.content, "streamed, it is the same", text)
+    a = client.chat.completions.create(**ask, response_format={"type": "json_object"}, temperature=0)
+    ok(isinstance(json.loads(a.choices[0].message.content), dict) or a.choices[0].finish_reason == "length", "a JSON object", a.choices[0].message.content[:80])
+
+
 def refusals(client):
     ask = dict(model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=2)
     tool = {"type": "function", "function": {"name": "f"}}
     for extra, kind, param in [({"tools": [tool]}, openai.BadRequestError, "tools"), ({"model": "none"}, openai.NotFoundError, "model"),
                                ({"temperature": 3}, openai.BadRequestError, "temperature"),
-                               ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format")]:
+                               ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
+                                openai.BadRequestError, "response_format")]:
         try:
             client.chat.completions.create(**{**ask, **extra})
             ok(False, f"{param} is refused")
@@ -52,5 +69,6 @@ with Server(ROOT / "models" / "stories260K.gguf") as server:
     attempt("models", lambda: ok([m.id for m in c.models.list()] == [MODEL] and c.models.retrieve(MODEL).id == MODEL, "models"))
     attempt("completions", completions, c)
     attempt("chat", chat, c)
+    attempt("structured", structured, c)
     attempt("refusals", refusals, c)
 done()

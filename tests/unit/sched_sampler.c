@@ -68,7 +68,7 @@ static void draws_follow_the_distribution(void **state)
         int count[V] = {0}, ids[1] = {0};
         imp_sampler sm;
         imp_sampler_init(&sm, &s);
-        for (int k = 0; k < N; k++) count[imp_sampler_next(&sm, &w, logit, ids, 0, 0)]++;
+        for (int k = 0; k < N; k++) count[imp_sampler_next(&sm, &w, logit, ids, 0, 0, NULL)]++;
         double chi2 = 0;
         int df = -1;
         for (int k = 0; k < V; k++) {
@@ -90,13 +90,13 @@ static void greedy_ties_nan_and_bias(void **state)
     imp_sampling s = {.top_p = 1, .repeat_penalty = 1};
     imp_sampler sm;
     imp_sampler_init(&sm, &s);
-    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){1, 3, 3, 2, NAN}, NULL, 0, 0), 1);
-    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){NAN, NAN, NAN, NAN, NAN}, NULL, 0, 0), -1);
+    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){1, 3, 3, 2, NAN}, NULL, 0, 0, NULL), 1);
+    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){NAN, NAN, NAN, NAN, NAN}, NULL, 0, 0, NULL), -1);
     imp_logit_bias bias[] = {{1, -100}, {3, 1.5f}};
     s.bias = bias;
     s.n_bias = 2;
     imp_sampler_init(&sm, &s);
-    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){1, 3, 3, 2, 0}, NULL, 0, 0), 3);
+    assert_int_equal(imp_sampler_next(&sm, &w, (float[]){1, 3, 3, 2, 0}, NULL, 0, 0, NULL), 3);
     imp_sampler_scratch_deinit(&w);
 }
 
@@ -111,17 +111,17 @@ static void penalties(void **state)
     imp_sampler sm;
     s.repeat_penalty = 2; /* 0: 1.0, 2: 0.95 */
     imp_sampler_init(&sm, &s);
-    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2), 3);
+    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2, NULL), 3);
     s.repeat_last_n = 3; /* sees only the 2s */
     imp_sampler_init(&sm, &s);
-    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2), 0);
+    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2, NULL), 0);
     s = (imp_sampling){.top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1, .frequency_penalty = -0.05f};
     imp_sampler_init(&sm, &s); /* 2: 1.9 + 3 * 0.05 = 2.05; the prompt's 0 is not counted */
-    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2), 2);
+    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2, NULL), 2);
     s.frequency_penalty = 0;
     s.presence_penalty = -0.09f; /* 2: 1.99, once however often */
     imp_sampler_init(&sm, &s);
-    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2), 0);
+    assert_int_equal(imp_sampler_next(&sm, &w, logit, ids, 5, 2, NULL), 0);
     for (int i = 0; i < 4; i++) assert_int_equal(w.count[i], 0);
     imp_sampler_scratch_deinit(&w);
 }
@@ -145,9 +145,9 @@ static void same_seed_same_tokens(void **state)
     imp_sampler c;
     imp_sampler_init(&c, &s);
     for (int i = 0; i < 100; i++) {
-        int32_t x = imp_sampler_next(&a, &w, logit, NULL, 0, 0);
-        assert_int_equal(x, imp_sampler_next(&b, &w, logit, NULL, 0, 0));
-        differs += x != imp_sampler_next(&c, &w, logit, NULL, 0, 0);
+        int32_t x = imp_sampler_next(&a, &w, logit, NULL, 0, 0, NULL);
+        assert_int_equal(x, imp_sampler_next(&b, &w, logit, NULL, 0, 0, NULL));
+        differs += x != imp_sampler_next(&c, &w, logit, NULL, 0, 0, NULL);
     }
     assert_true(differs > 10);
     imp_sampler_scratch_deinit(&w);
