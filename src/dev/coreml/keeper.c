@@ -246,16 +246,22 @@ static void pause_ms(ml_exec *x, uint64_t ms)
         (void)imp_cond_wait_ms(x->changed, x->lock, (uint32_t)((until - now) / 1000000u + 1));
 }
 
-/* lock held: an idle worker that closed its end, or speaks without being asked, is broken. */
+/* lock held, let go to bury it: an idle worker that closed its end, or speaks without being asked, is broken. */
 static void watch_idle(ml_exec *x)
 {
     (void)imp_cond_wait_ms(x->changed, x->lock, IDLE_MS);
     if (x->stop || x->state != ML_READY || x->running) return;
     struct pollfd f = {.fd = imp_proc_socket(x->proc), .events = POLLIN};
     if (poll(&f, 1, 0) <= 0) return;
+    imp_proc *gone = x->proc;
+    char how[64];
+    x->proc = NULL;
     x->state = ML_BROKEN;
     x->n_fail++;
-    (void)snprintf(x->text, sizeof x->text, "the Core ML worker died while it was idle");
+    imp_mutex_unlock(x->lock);
+    imp_proc_end(gone, 1000, how, sizeof how);
+    imp_mutex_lock(x->lock);
+    (void)snprintf(x->text, sizeof x->text, "the Core ML worker %s while it was idle", how[0] ? how : "left");
 }
 
 /* lock held; let go inside. Bring a worker up, or give up. */
