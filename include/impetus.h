@@ -76,7 +76,7 @@ typedef struct imp_engine_config {
     uint32_t n_queue;      /* requests that may wait; 0: 1024 */
     uint32_t n_batch;      /* tokens a step may process; 0: 512 */
     uint64_t mem_bytes;    /* memory limit; 0: what the machine has available */
-    const char *kv_dtype;  /* "f16" (default), "f32" */
+    const char *kv_dtype;  /* "f16" (default), "f32", "q8_0", "q4" (4-bit keys, 8-bit values) */
     bool quiet;            /* no progress on stderr */
     const char *policy;    /* "latency" (default), "throughput", "energy" */
     double watt_cap;       /* units that draw more are left out; 0: none */

@@ -9,6 +9,7 @@
 
 #include "app/app.h"
 #include "dev/dev.h"
+#include "kern/kv.h"
 #include "model/net.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
@@ -188,13 +189,15 @@ static imp_status choose_limits(bench *b, bool embed)
         return imp_fail(&b->a->err, IMP_TOO_LARGE, "that many sequences of that length cannot be held");
     b->step_tok = opt_set(&a->opt, OPT_STEP_TOK) ? opt_u32(&a->opt, OPT_STEP_TOK) : DEFAULT_STEP;
     if (embed) b->step_tok = IMP_MAX(b->step_tok, ctx);
-    const char *kv = opt_str(&a->opt, OPT_KV_TYPE);
+    imp_dtype kv = IMP_F16;
+    if (opt_str(&a->opt, OPT_KV_TYPE) != NULL)
+        (void)imp_kv_type_from_name(opt_str(&a->opt, OPT_KV_TYPE), &kv);
     b->lim = (imp_limits){.max_tok = (uint32_t)IMP_MAX(b->step_tok, batch),
                           .max_seq = (uint32_t)batch,
                           .max_out = (uint32_t)batch,
                           .max_ctx = (uint32_t)ctx,
                           .n_kv_block = (uint32_t)blocks,
-                          .kv_dtype = kv && !strcmp(kv, "f32") ? IMP_F32 : IMP_F16};
+                          .kv_dtype = kv};
     return IMP_OK;
 }
 

@@ -103,8 +103,8 @@ typedef enum app_opt_type {
       "tokens one step may process; default 512")                                                            \
     X(MEMORY, "memory", 0, TYPE_BYTES, 1048576, 1e15, NULL, "SIZE", CMDS_SIZED,                              \
       "memory limit, such as 8G; default: what the machine has available")                                   \
-    X(KV_TYPE, "kv-type", 0, TYPE_CHOICE, 0, 0, NULL, "f16|f32", CMDS_DEV,                                   \
-      "type of the KV cache; default f16")                                                                   \
+    X(KV_TYPE, "kv-type", 0, TYPE_CHOICE, 0, 0, NULL, "f32|f16|q8_0|q4", CMDS_DEV,                           \
+      "type of the KV cache; default f16; q4: 4-bit keys, 8-bit values")                                     \
     X(MAX_TOK, "max-tokens", 'n', TYPE_UINT, 1, 16777216, NULL, "N", CMDS_GEN,                               \
       "tokens to generate at most; default: until the model ends or the context is full")                    \
     X(TEMP, "temp", 0, TYPE_FLOAT, 0, 100, NULL, "T", CMDS_GEN,                                              \

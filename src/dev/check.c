@@ -1,5 +1,6 @@
 /* dev/check.c - limits and batches, checked once so that the code behind them cannot fail. */
 #include "dev/check.h"
+#include "kern/kv.h"
 
 imp_status imp_dev_check_limits(const imp_graph *g, const imp_limits *lim, imp_error *err)
 {
@@ -13,20 +14,28 @@ imp_status imp_dev_check_limits(const imp_graph *g, const imp_limits *lim, imp_e
     if (imp_graph_n_kv_layer(g) == 0) return IMP_OK;
     if (lim->n_kv_block == 0)
         return imp_fail(err, IMP_INVALID, "the graph has a KV cache: n_kv_block must be at least 1");
-    if (lim->kv_dtype != IMP_F16 && lim->kv_dtype != IMP_F32) {
-        return imp_fail(err, IMP_INVALID, "the KV cache holds f16 or f32");
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(g); i++) {
+        const imp_node *n = imp_graph_kv_layer(g, i);
+        if (!imp_kv_fits(lim->kv_dtype, n->u.attn.head_dim)) {
+            return imp_fail(
+                err, IMP_INVALID,
+                "%s: heads of %u cannot be cached so; the KV cache holds f32 or f16, and heads of a "
+                "multiple of 32 also as q8_0 or q4",
+                n->name, n->u.attn.head_dim);
+        }
     }
     return IMP_OK;
 }
 
 uint64_t imp_dev_kv_block_bytes(const imp_graph *g, imp_dtype kv_dtype)
 {
-    uint64_t elem = 0;
+    uint64_t bytes = 0;
     for (uint32_t i = 0; i < imp_graph_n_kv_layer(g); i++) {
         const imp_attn_attr *a = &imp_graph_kv_layer(g, i)->u.attn;
-        elem += 2ull * IMP_KV_BLOCK * a->n_kv_head * a->head_dim;
+        bytes += a->n_kv_head * (imp_kv_tile_bytes(kv_dtype, IMP_KV_KEY, a->head_dim) +
+                                 imp_kv_tile_bytes(kv_dtype, IMP_KV_VALUE, a->head_dim));
     }
-    return elem * (kv_dtype == IMP_F32 ? 4 : 2);
+    return bytes;
 }
 
 uint32_t imp_dev_max_rows(const imp_limits *lim, imp_rows rows)

@@ -20,7 +20,7 @@ typedef struct imp_limits {
     uint32_t max_out;    /* output rows a step */
     uint32_t max_ctx;    /* tokens a sequence may reach (encoders: longest input) */
     uint32_t n_kv_block; /* 0 for graphs without a cache */
-    imp_dtype kv_dtype;  /* f16 or f32 */
+    imp_dtype kv_dtype;  /* f32, f16, q8_0, or q4_0: rotated 4-bit keys with q8_0 values (kern/kv.h) */
     bool keep;           /* every value of a step stays readable behind it (ops.value); takes far more scratch */
 } imp_limits;
 
@@ -69,7 +69,8 @@ typedef struct imp_device_ops {
 
     /* What follows is optional; NULL: the device does not offer it. */
     /* One KV block between the device and host memory; complete on return. Host layout, the same for all devices:
-     * [kv layer][k|v][n_kv_head][IMP_KV_BLOCK][head_dim] in the limits' kv_dtype, imp_dev_kv_block_bytes in all;
+     * [kv layer][k|v][n_kv_head][IMP_KV_BLOCK][head_dim] in the limits' kv_dtype (q8_0 and q4_0: the blocks of files,
+     * 32 elements of a head each; 4-bit keys rotated, their values q8_0), imp_dev_kv_block_bytes in all;
      * positions that were never written hold anything. Called by the thread that calls run, between runs. */
     imp_status (*kv_export)(imp_exec *x, uint32_t block, void *host, imp_error *err);
     imp_status (*kv_import)(imp_exec *x, uint32_t block, const void *host, imp_error *err);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "engine/engine_int.h"
+#include "kern/kv.h"
 
 /* What running requests adds to the program beside its models: pages of code, threads, buffers of a request. Measured on
  * Linux with bench/memory.py; the larger part is code. */
@@ -156,9 +157,9 @@ static void scheduler_main(void *arg)
 static imp_status choose_kv_dtype(imp_engine *e, imp_error *err)
 {
     const char *name = e->config.kv_dtype == NULL ? "f16" : e->config.kv_dtype;
-    e->kv_dtype = imp_dtype_from_name(name);
-    if (e->kv_dtype == IMP_F16 || e->kv_dtype == IMP_F32) return IMP_OK;
-    return imp_fail_field(err, IMP_INVALID, "kv", "the KV cache can be f16 or f32, not \"%.20s\"", name);
+    if (imp_kv_type_from_name(name, &e->kv_dtype)) return IMP_OK;
+    return imp_fail_field(err, IMP_INVALID, "kv", "the KV cache can be f32, f16, q8_0 or q4, not \"%.20s\"",
+                          name);
 }
 
 static imp_status choose_policy(imp_engine *e, imp_error *err)

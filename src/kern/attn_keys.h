@@ -18,12 +18,17 @@ IMP_INLINE void attn_range(const imp_attn_args *a, uint32_t r, uint64_t *lo, uin
     if (*hi > a->n_key) *hi = a->n_key;
 }
 
-/* Byte offset of key j's row from a->k or a->v. */
-IMP_INLINE size_t attn_key_offset(const imp_attn_args *a, uint64_t j)
+/* Byte offset of the tile of keys that starts at key `first` (a multiple of IMP_ATTN_TILE), from a->k or a->v. */
+IMP_INLINE size_t attn_tile_offset(const imp_attn_args *a, uint64_t first)
 {
-    uint64_t b = j / a->block_tok;
-    if (a->block) b = a->block[b];
-    return (size_t)(b * a->block_stride + j % a->block_tok * a->row_stride);
+    if (a->row_stride != 0) return (size_t)(first * a->row_stride);
+    return (size_t)(a->block[first / IMP_ATTN_TILE] * (uint64_t)a->block_stride);
+}
+
+/* Floats from one row's and head's part to the next: sums, maximum, sum of weights, padding. */
+IMP_INLINE size_t attn_part_stride(uint32_t head_dim)
+{
+    return (head_dim + 2 + 15) / 16 * 16;
 }
 
 #endif

@@ -152,12 +152,13 @@ const imp_vec *imp_vec_at(size_t i); /* i = 0: ref; NULL past the end */
 /* Query rows of one sequence against one KV head: for each row r and each query head h that shares the KV head,
  *   out = sum_j softmax_j(softcap(scale * q . k_j)) v_j
  * over the keys the row sees. Keys are worked through in tiles of IMP_ATTN_TILE positions counted from key 0, with an
- * online softmax, so that a result depends on the row's position and keys alone, not on rows beside it.
+ * online softmax, and in chunks of IMP_ATTN_CHUNK positions that stand alone and are joined in order, so that a result
+ * depends on the row's position and keys alone, not on rows beside it nor on who computes which chunk.
  *
- * Key j lies in block j / block_tok at row j % block_tok: k + block[j / block_tok] * block_stride + row * row_stride
- * (all strides in bytes). block NULL: block i is the ith, so that this step's own rows of a plain
- * f32 matrix are given by block_stride = block_tok * row_stride. */
-enum { IMP_ATTN_TILE = 64 };
+ * Keys and values are either a cache's tiles (kern/kv.h): tile i at k + block[i] * block_stride, likewise v; or plain f32
+ * rows of this step: key j at k + j * row_stride. Strides in bytes. With q8_0 and q4_0 tiles the queries are rounded to int8
+ * as imp_q8_block has it (the ref variant does not); with q4_0 they are rotated first. */
+enum { IMP_ATTN_TILE = 64, IMP_ATTN_CHUNK = 512 };
 
 typedef struct imp_attn_args {
     const float *q;              /* row r, head h at q + r * q_stride + h * head_dim */
@@ -166,12 +167,12 @@ typedef struct imp_attn_args {
     uint32_t n_row;              /* query rows, at consecutive positions pos0, pos0 + 1, ... */
     uint32_t n_group;            /* query heads that share this KV head */
     uint32_t head_dim;
-    const void *k, *v;               /* this layer's and head's first row in block 0 */
-    size_t block_stride, row_stride; /* bytes, the same for k and v */
-    const uint32_t *block;           /* block table, or NULL */
-    uint32_t block_tok;              /* a multiple of IMP_ATTN_TILE */
-    imp_dtype kv_dtype;              /* IMP_F16 or IMP_F32 */
-    uint32_t n_key;                  /* keys there are: positions 0..n_key-1 */
+    const void *k, *v;     /* this layer's and head's tile in block 0, or row 0 */
+    size_t block_stride;   /* tiles: from block to block, the same for k and v */
+    size_t row_stride;     /* rows: the same for k and v; 0: tiles */
+    const uint32_t *block; /* tiles: block table */
+    imp_dtype kv_dtype;    /* tiles: a type that imp_kv_fits */
+    uint32_t n_key;        /* keys there are: positions 0..n_key-1 */
     uint32_t pos0;
     bool causal;          /* true: key j <= row's position i, and i - j < window; false: |i - j| <= window */
     uint32_t window;      /* 0: none */
@@ -184,11 +185,18 @@ typedef struct imp_attn {
     const char *isa;
     uint64_t cpu;
     uint32_t row_step; /* query rows x heads a call should bring for speed when there are many */
+    bool rounds_q;     /* queries become int8 when keys are quantised */
     /* A row that sees no key gives zeros. */
     void (*run)(const imp_attn_args *a);
+    /* The same in pieces, for several threads: the keys of one chunk into part, imp_attn_part_floats long; then, when all
+     * chunks 0 .. n_chunk - 1 that hold a key some row sees are there (one behind the other), the answer from them. */
+    void (*run_chunk)(const imp_attn_args *a, uint32_t chunk, float *part);
+    void (*join)(const imp_attn_args *a, const float *part);
 } imp_attn;
 
 uint64_t imp_attn_scratch_bytes(uint32_t n_row, uint32_t n_group, uint32_t head_dim);
+/* Of one chunk: for each row and head head_dim sums, then the maximum and the sum of weights, padded. */
+uint64_t imp_attn_part_floats(uint32_t n_row, uint32_t n_group, uint32_t head_dim);
 const imp_attn *imp_attn_get(void);
 const imp_attn *imp_attn_at(size_t i); /* i = 0: ref; NULL past the end */
 

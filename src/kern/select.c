@@ -2,7 +2,7 @@
  *
  * Place:   baseline code, built for no particular CPU: the only caller of a variant's descriptor.
  * Idea:    the lists expand into tables in order of preference; the last entry that this CPU may run wins. */
-#include "kern/variant.h"
+#include "kern/attn_keys.h"
 
 static const imp_matmul *const matmul_table[] = {
 #define X(wtype, isa, bits) &imp_matmul_##wtype##_##isa,
@@ -98,10 +98,17 @@ const imp_peak *imp_peak_get(void)
     return peak_table[i];
 }
 
-/* Two tiles of keys and values as f32, then running maximum and sum of every row and head. */
+uint64_t imp_attn_part_floats(uint32_t n_row, uint32_t n_group, uint32_t head_dim)
+{
+    return (uint64_t)n_row * n_group * attn_part_stride(head_dim);
+}
+
+/* A tile of keys and one of values as f32; of every row and head: a chunk's part, the maximum and sum of those before, the
+ * query in int8; a query rotated. */
 uint64_t imp_attn_scratch_bytes(uint32_t n_row, uint32_t n_group, uint32_t head_dim)
 {
-    uint64_t tile = (uint64_t)IMP_ATTN_TILE * head_dim * sizeof(float);
-    uint64_t state = 2 * (uint64_t)n_row * n_group * sizeof(float);
-    return (2 * tile + state + 63) & ~63ull;
+    uint64_t n = (uint64_t)n_row * n_group, tile = (uint64_t)IMP_ATTN_TILE * head_dim * sizeof(float);
+    uint64_t part = imp_attn_part_floats(n_row, n_group, head_dim) * sizeof(float);
+    uint64_t query = n * ((head_dim + 31) / 32) * sizeof(imp_q8_block);
+    return (2 * tile + part + 2 * n * sizeof(float) + query + head_dim * sizeof(float) + 63) & ~63ull;
 }

@@ -4,6 +4,7 @@
  *          the activations (the rest stays in caches).
  * Source:  the roofline model (Williams et al. 2009), one op at a time. */
 #include "plan/cost.h"
+#include "kern/kv.h"
 
 #include <math.h>
 
@@ -94,7 +95,10 @@ static void fold(imp_cost *c, const imp_cost_item *it)
 
 void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out)
 {
-    *out = (imp_cost){.kv_elem_bytes = kv_dtype == IMP_F32 ? 4 : 2};
+    double elem = 2.0 * IMP_ATTN_TILE * 32; /* keys and values of a tile in heads of 32 */
+    *out = (imp_cost){.kv_elem_bytes = (double)(imp_kv_tile_bytes(kv_dtype, IMP_KV_KEY, 32) +
+                                                imp_kv_tile_bytes(kv_dtype, IMP_KV_VALUE, 32)) /
+                                       elem};
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
         imp_cost_item it;
         if (!describe(g, imp_graph_node(g, v), &it)) continue;

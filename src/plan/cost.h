@@ -28,10 +28,10 @@ typedef struct imp_cost_item {
 typedef struct imp_cost {
     imp_cost_item item[IMP_COST_ITEMS];
     uint32_t n_item;
-    uint32_t n_launch;   /* ops a step starts */
-    double weight_bytes; /* all weights that are multiplied with */
-    double kv_bytes_tok; /* cache bytes a token adds */
-    uint32_t kv_elem_bytes;
+    uint32_t n_launch;    /* ops a step starts */
+    double weight_bytes;  /* all weights that are multiplied with */
+    double kv_bytes_tok;  /* cache bytes a token adds */
+    double kv_elem_bytes; /* the mean of keys and values, scales included */
 } imp_cost;
 
 /* What a step computes. Sums over its tokens and sequences. */
@@ -59,7 +59,7 @@ typedef struct imp_cost_time {
     uint32_t n_sample;                /* least number of observations behind the large shares */
 } imp_cost_time;
 
-/* kv_dtype: f16 or f32. Ops of unlike shape beyond the table's room are added to the nearest of their kind. */
+/* kv_dtype: a type of cache. Ops of unlike shape beyond the table's room are added to the nearest of their kind. */
 void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out);
 imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached);
 /* One sequence's chunk of n_tok tokens behind n_past. */

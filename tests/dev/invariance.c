@@ -14,18 +14,21 @@ static const tiny models[] = {
     {.dtype = IMP_Q8_0, .n_expert = 9, .n_used = 3},
     {.dtype = IMP_Q5_0, .n_head = 8, .n_kv_head = 8, .head_dim = 16},
 };
+static const imp_dtype kv_of[IMP_COUNT(models)] = {IMP_F16, IMP_Q8_0, IMP_Q4_0, IMP_F32,
+                                                   IMP_F16, IMP_Q4_0, IMP_Q8_0, IMP_F16};
 enum { N_SEQ = 5, LEN = 150 };
 
 typedef struct fixture {
     rig *r;
     imp_graph *g;
+    imp_dtype kv;
     int32_t *text[N_SEQ];
     uint32_t *blocks; /* [N_SEQ][3] */
 } fixture;
 
 static fixture setup(size_t model)
 {
-    fixture f = {.r = rig_new(500 + model)};
+    fixture f = {.r = rig_new(500 + model), .kv = kv_of[model]};
     f.g = tiny_model(f.r, models[model], false);
     for (int i = 0; i < N_SEQ; i++) f.text[i] = random_text(f.r, LEN);
     f.blocks = random_blocks(f.r, N_SEQ, 3);
@@ -41,7 +44,7 @@ static void teardown(fixture *f)
 static float *alone(fixture *f, uint32_t n_thread, int seq, uint32_t chunk, const uint32_t *blocks)
 {
     imp_device *d = open_dev("cpu", n_thread);
-    imp_exec *x = compile(d, f->g, test_limits(IMP_F16));
+    imp_exec *x = compile(d, f->g, test_limits(f->kv));
     float *all = rig_alloc(f->r, LEN * N_VOCAB * sizeof *all);
     for (uint32_t past = 0; past < LEN; past += chunk) {
         steps s;
@@ -85,6 +88,116 @@ static void test_chunks(void **state)
     }
 }
 
+/* ---- long pasts ---------------------------------------------------------------------------------------- */
+
+enum { LONG = 1150, N_LONG = 3, LONG_BLOCKS = (LONG + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK };
+
+/* Logits of the last `tail` positions, one by one; what is before them in chunks. With `others` two more sequences of other
+ * lengths generate beside this one. */
+static float *long_tail(rig *r, const imp_graph *g, imp_dtype kv, uint32_t n_thread, uint32_t chunk,
+                        uint32_t tail, int32_t **text, const uint32_t *blocks, bool others)
+{
+    static const uint32_t length[N_LONG] = {LONG, 530, 40};
+    imp_device *d = open_dev("cpu", n_thread);
+    imp_exec *x = compile(d, g, test_limits(kv));
+    float *all = rig_alloc(r, tail * N_VOCAB * sizeof *all);
+    steps s;
+    for (uint32_t i = 0; i < (others ? N_LONG : 1); i++) {
+        for (uint32_t past = 0; past < length[i] - tail; past += chunk) {
+            batch_clear(&s);
+            batch_add(&s, text[i], past, IMP_MIN(chunk, length[i] - tail - past), blocks + i * LONG_BLOCKS);
+            s.b.n_out = 0;
+            run_step(r, x, &s.b, 0, N_VOCAB);
+        }
+    }
+    for (uint32_t t = 0; t < tail; t++) {
+        batch_clear(&s);
+        for (uint32_t i = 0; i < (others ? N_LONG : 1); i++)
+            batch_add(&s, text[i], length[i] - tail + t, 1, blocks + i * LONG_BLOCKS);
+        memcpy(all + t * N_VOCAB, run_step(r, x, &s.b, s.b.n_out, N_VOCAB), N_VOCAB * sizeof *all);
+    }
+    d->ops->exec_free(x);
+    d->ops->close(d);
+    return all;
+}
+
+/* Keys beyond one chunk: whole in one step, grown in pieces, alone, beside others, by any number of threads (which cut the
+ * work by chunks when there are too few heads), with a window, in every type of cache. */
+static void test_long(void **state)
+{
+    (void)state;
+    static const imp_dtype kv[] = {IMP_F32, IMP_F16, IMP_Q8_0, IMP_Q4_0};
+    for (size_t m = 0; m < 2 * IMP_COUNT(kv); m++) {
+        rig *r = rig_new(700 + m);
+        tiny t = {
+            .n_head = 3, .n_kv_head = 1, .n_layer = 2, .window = m % 2 == 0 ? 0 : 600, .sinks = m % 2 == 1};
+        imp_graph *g = tiny_model(r, t, false);
+        int32_t *text[N_LONG];
+        for (int i = 0; i < N_LONG; i++) text[i] = random_text(r, LONG);
+        uint32_t *blocks = random_blocks(r, N_LONG, LONG_BLOCKS);
+        imp_dtype type = kv[m / 2];
+        enum { TAIL = 5 };
+        float *one = long_tail(r, g, type, 1, 512, TAIL, text, blocks, false);
+        expect_same(long_tail(r, g, type, 2, 512, TAIL, text, blocks, false), one, TAIL * N_VOCAB,
+                    "2 threads");
+        expect_same(long_tail(r, g, type, 5, 77, TAIL, text, blocks, false), one, TAIL * N_VOCAB,
+                    "5 threads");
+        expect_same(long_tail(r, g, type, 3, 512, TAIL, text, blocks, true), one, TAIL * N_VOCAB,
+                    "with others");
+        imp_device *d = open_dev("cpu", 2); /* the same positions as rows of a prompt */
+        imp_exec *x = compile(d, g, test_limits(type));
+        steps s;
+        float *y = NULL;
+        for (uint32_t past = 0; past < LONG; past += 230) {
+            batch_clear(&s);
+            batch_add(&s, text[0], past, 230, blocks);
+            y = run_step(r, x, &s.b, 230, N_VOCAB);
+        }
+        expect_same(y + (230 - TAIL) * N_VOCAB, one, TAIL * N_VOCAB, "as a prompt");
+        d->ops->exec_free(x);
+        d->ops->close(d);
+        imp_graph_free(g);
+        rig_free(r);
+    }
+}
+
+/* A block that went through the host layout serves as well, also between the CPU and ref: the bytes are the same. */
+static void test_host_blocks(void **state)
+{
+    (void)state;
+    static const imp_dtype kv[] = {IMP_F32, IMP_F16, IMP_Q8_0, IMP_Q4_0};
+    static const char *const kinds[] = {"cpu", "ref"};
+    for (size_t m = 0; m < IMP_COUNT(kv); m++) {
+        fixture f = setup(1);
+        uint64_t bytes = imp_dev_kv_block_bytes(f.g, kv[m]);
+        uint8_t *host = rig_alloc(f.r, bytes), *again = rig_alloc(f.r, bytes);
+        for (int k = 0; k < 2; k++) {
+            imp_device *d = open_dev(kinds[k], 2), *o = open_dev(kinds[1 - k], 2);
+            imp_exec *x = compile(d, f.g, test_limits(kv[m])), *y = compile(o, f.g, test_limits(kv[m]));
+            steps s;
+            batch_clear(&s);
+            batch_add(&s, f.text[0], 0, 64, (const uint32_t[]){7});
+            run_step(f.r, x, &s.b, 64, N_VOCAB);
+            assert_int_equal(d->ops->kv_export(x, 7, host, NULL), IMP_OK);
+            assert_int_equal(o->ops->kv_import(y, 3, host, NULL), IMP_OK);
+            assert_int_equal(o->ops->kv_export(y, 3, again, NULL), IMP_OK);
+            assert_memory_equal(host, again, bytes);
+            assert_int_equal(d->ops->kv_import(x, 9, again, NULL), IMP_OK);
+            batch_clear(&s);
+            batch_add(&s, f.text[0], 64, 1, (const uint32_t[]){7, 8});
+            float *first = run_step(f.r, x, &s.b, 1, N_VOCAB);
+            batch_clear(&s);
+            batch_add(&s, f.text[0], 64, 1, (const uint32_t[]){9, 10});
+            expect_same(run_step(f.r, x, &s.b, 1, N_VOCAB), first, N_VOCAB, "a block that was away");
+            d->ops->exec_free(x);
+            o->ops->exec_free(y);
+            d->ops->close(d);
+            o->ops->close(o);
+        }
+        teardown(&f);
+    }
+}
+
 /* A step so small that the caller does it alone gives what the pool gives. */
 static void test_alone(void **state)
 {
@@ -94,7 +207,7 @@ static void test_alone(void **state)
     steps s;
     batch_clear(&s);
     batch_add(&s, f.text[0], 0, 9, f.blocks);
-    imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+    imp_exec *x = compile(d, f.g, test_limits(f.kv));
     float *pool = run_step(f.r, x, &s.b, 9, N_VOCAB);
     ((cpu_device *)d)->alone_work = UINT64_MAX;
     expect_same(run_step(f.r, x, &s.b, 9, N_VOCAB), pool, 9 * N_VOCAB, "alone");
@@ -112,7 +225,7 @@ static void test_batched(void **state)
         float *single[N_SEQ];
         for (int i = 0; i < N_SEQ; i++) single[i] = alone(&f, 2, i, LEN, f.blocks + 3 * i);
         imp_device *d = open_dev("cpu", 2);
-        imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+        imp_exec *x = compile(d, f.g, test_limits(f.kv));
         uint32_t past[N_SEQ] = {0};
         for (bool more = true; more;) {
             steps s;
@@ -178,7 +291,7 @@ static void test_kv_copy(void **state)
     for (int k = 0; k < 2; k++) {
         fixture f = setup(0);
         imp_device *d = open_dev(kinds[k], 2);
-        imp_exec *x = compile(d, f.g, test_limits(IMP_F16));
+        imp_exec *x = compile(d, f.g, test_limits(f.kv));
         steps s;
         uint32_t table[3] = {7, 8, 9};
         batch_clear(&s);
@@ -351,6 +464,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_long),
+        cmocka_unit_test(test_host_blocks),
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_batched),
         cmocka_unit_test(test_encoder_batched),

@@ -288,8 +288,14 @@ static void test_bad_limits(void **state)
     expect_limits_refused(g, bad, "max_out");
     bad = lim, bad.n_kv_block = 0;
     expect_limits_refused(g, bad, "n_kv_block");
+    bad = lim, bad.kv_dtype = IMP_Q5_0;
+    expect_limits_refused(g, bad, "the KV cache holds f32 or f16");
+    imp_graph_free(g);
+    g = tiny_model(r, (tiny){.head_dim = 40}, false);
     bad = lim, bad.kv_dtype = IMP_Q8_0;
-    expect_limits_refused(g, bad, "f16 or f32");
+    expect_limits_refused(g, bad, "heads of 40");
+    bad = lim, bad.kv_dtype = IMP_Q4_0;
+    expect_limits_refused(g, bad, "heads of 40");
     imp_graph_free(g);
     rig_free(r);
 }

@@ -204,20 +204,32 @@ static size_t bench_vec(const imp_vec *v, const struct ceilings *c, struct bench
 struct attn_job {
     const imp_attn *v;
     imp_attn_args a;
+    uint8_t *cache;
+    size_t n_slice, slice, slice_bytes; /* each call reads the next slice, so that it comes from memory */
 };
 static void run_attn_job(void *ctx)
 {
     struct attn_job *j = ctx;
+    uint8_t *k = j->cache + j->slice++ % j->n_slice * j->slice_bytes;
+    j->a.v = k + ((const uint8_t *)j->a.v - (const uint8_t *)j->a.k);
+    j->a.k = k;
     j->v->run(&j->a);
 }
+/* One row is decode, its bound the bytes of the cache; many rows are prefill, bound by f32 products. */
 static size_t bench_attn(const imp_attn *v, const struct ceilings *c, struct bench_result *out, size_t cap)
 {
     enum { HD = 128, KEYS = 8192, GROUP = 4, ROWS = 32 };
-    size_t got = 0, kv = (size_t)KEYS * HD * 2, q = (size_t)ROWS * GROUP * HD * sizeof(float);
-    uint32_t keys = v->cpu == 0 ? 256 : KEYS;
-    size_t s_bytes = imp_attn_scratch_bytes(ROWS, GROUP, HD);
-    uint8_t *k = imp_sys_pages(2 * kv), *x = imp_sys_pages(2 * q), *s = imp_sys_pages(s_bytes);
-    for (uint32_t rows = 1; k && x && s && got < cap && rows <= ROWS; rows *= ROWS) {
+    static const imp_dtype types[] = {IMP_F16, IMP_Q8_0, IMP_Q4_0};
+    uint32_t keys = v->cpu == 0 ? 256 : KEYS, table[KEYS / 64];
+    size_t got = 0, q = (size_t)ROWS * GROUP * HD * sizeof(float);
+    size_t s_bytes = imp_attn_scratch_bytes(ROWS, GROUP, HD), kv = 128u << 20;
+    uint8_t *k = imp_sys_pages(kv), *x = imp_sys_pages(2 * q), *s = imp_sys_pages(s_bytes);
+    for (uint32_t i = 0; i < KEYS / 64; i++) table[i] = i;
+    if (k) memset(k, 1, kv);
+    for (size_t i = 0; k && x && s && got < cap && i < 2 * IMP_COUNT(types); i++) {
+        imp_dtype t = types[i / 2];
+        uint64_t kb = imp_kv_tile_bytes(t, IMP_KV_KEY, HD), vb = imp_kv_tile_bytes(t, IMP_KV_VALUE, HD);
+        uint32_t rows = i % 2 == 0 ? 1 : ROWS;
         struct attn_job j = {v,
                              {.q = (float *)(void *)x,
                               .out = (float *)(void *)(x + q),
@@ -227,24 +239,28 @@ static size_t bench_attn(const imp_attn *v, const struct ceilings *c, struct ben
                               .n_group = GROUP,
                               .head_dim = HD,
                               .k = k,
-                              .v = k + kv,
-                              .row_stride = HD * 2,
-                              .block_stride = 64 * HD * 2,
-                              .block_tok = 64,
-                              .kv_dtype = IMP_F16,
+                              .v = k + kb,
+                              .block = table,
+                              .block_stride = kb + vb,
+                              .kv_dtype = t,
                               .n_key = keys,
                               .pos0 = keys - rows,
                               .causal = true,
                               .scale = 0.1f,
-                              .scratch = s}};
+                              .scratch = s},
+                             .cache = k,
+                             .slice_bytes = (kb + vb) * (keys / 64)};
+        j.n_slice = kv / j.slice_bytes;
         double ns = median_ns(run_attn_job, &j), ops = 4.0 * rows * GROUP * HD * keys;
-        out[got] = (struct bench_result){
-            .ms = ns / 1e6, .gb_s = 2.0 * keys * HD * 2 / ns, .gop_s = ops / ns, .bound = "f32"};
-        out[got].share = out[got].gop_s / c->f32_gop_s;
-        snprintf(out[got++].what, sizeof out->what, "f16 rows=%u group=%d dim=%d keys=%u", rows, GROUP, HD,
-                 keys);
+        out[got] = (struct bench_result){.ms = ns / 1e6,
+                                         .gb_s = (double)(kb + vb) * keys / 64 / ns,
+                                         .gop_s = ops / ns,
+                                         .bound = rows == 1 ? "read" : "f32"};
+        out[got].share = rows == 1 ? out[got].gb_s / c->read_gb_s : out[got].gop_s / c->f32_gop_s;
+        snprintf(out[got++].what, sizeof out->what, "%s rows=%u group=%d dim=%d keys=%u",
+                 imp_dtype_get(t)->name, rows, GROUP, HD, keys);
     }
-    if (k) imp_sys_pages_free(k, 2 * kv);
+    if (k) imp_sys_pages_free(k, kv);
     if (x) imp_sys_pages_free(x, 2 * q);
     if (s) imp_sys_pages_free(s, s_bytes);
     return got;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "kern/kern.h"
+#include "kern/kv.h"
 
 enum { MAX_GUARD = 64 };
 

@@ -152,12 +152,29 @@ static void cpu_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
     memcpy(x->kv + dst * x->kv_block_bytes, x->kv + src * x->kv_block_bytes, x->kv_block_bytes);
 }
 
-/* A block lies in memory as the host layout wants it. */
+/* Tile by tile between a block and the host layout; both have the same sizes and order. */
+static void move_block(const cpu_exec *x, uint8_t *tile, uint8_t *host, bool out)
+{
+    imp_dtype t = x->lim.kv_dtype;
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(x->graph); i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, i)->u.attn;
+        for (int part = 0; part < 2; part++) {
+            uint64_t bytes = imp_kv_tile_bytes(t, (imp_kv_part)part, a->head_dim);
+            for (uint32_t h = 0; h < a->n_kv_head; h++, tile += bytes, host += bytes) {
+                if (out)
+                    imp_kv_to_rows(t, (imp_kv_part)part, a->head_dim, tile, host);
+                else
+                    imp_kv_from_rows(t, (imp_kv_part)part, a->head_dim, tile, host);
+            }
+        }
+    }
+}
+
 static imp_status cpu_kv_export(imp_exec *base, uint32_t block, void *host, imp_error *err)
 {
     const cpu_exec *x = (const cpu_exec *)base;
     if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
-    memcpy(host, x->kv + block * x->kv_block_bytes, x->kv_block_bytes);
+    move_block(x, x->kv + block * x->kv_block_bytes, host, true);
     return IMP_OK;
 }
 
@@ -165,7 +182,7 @@ static imp_status cpu_kv_import(imp_exec *base, uint32_t block, const void *host
 {
     cpu_exec *x = (cpu_exec *)base;
     if (block >= x->lim.n_kv_block) return imp_fail(err, IMP_INVALID, "there is no KV block %u", block);
-    memcpy(x->kv + block * x->kv_block_bytes, host, x->kv_block_bytes);
+    move_block(x, x->kv + block * x->kv_block_bytes, (uint8_t *)(uintptr_t)host, false);
     return IMP_OK;
 }
 

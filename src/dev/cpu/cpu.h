@@ -14,6 +14,10 @@
 #include "base/thread.h"
 #include "dev/dev.h"
 #include "kern/kern.h"
+#include "kern/kv.h"
+
+/* Heads of sequences, for each thread, whose keys may be cut into chunks of work. */
+enum { CPU_SPLIT_SLOTS = 4 };
 
 typedef struct cpu_exec cpu_exec;
 typedef struct cpu_op cpu_op;
@@ -95,11 +99,12 @@ struct cpu_op {
             imp_val w, b;
         } norm;
         struct {
-            uint64_t at;
+            uint64_t at; /* bytes from a block's start to this layer's keys or values */
             uint32_t head_dim;
-        } kv; /* bytes from a block's start to this layer's keys or values */
+            imp_kv_part part;
+        } kv;
         struct {
-            uint64_t at;
+            uint64_t at[2]; /* keys, values */
             imp_val sink;
             uint32_t tile;
         } attn;
@@ -125,13 +130,16 @@ struct cpu_exec {
     cpu_weight *weight;   /* [n node + 1] */
     const float **vector; /* [n node + 1] weights of one row as f32; NULL: not used so */
     uint64_t *vector_at;  /* [n node + 1] place in the weights region */
-    uint64_t kv_block_bytes, kv_elem_bytes;
+    uint64_t kv_block_bytes;
     uint64_t row_work[3]; /* multiply-adds of the weights a row of each kind meets */
 
     uint64_t weights_bytes, mapped_bytes, kv_bytes, shared_bytes, thread_bytes, scratch_bytes;
     struct cpu_pack *pack; /* the weights region, shared with other executables of the graph; one reference */
     uint8_t *weights, *kv,
         *scratch; /* weights: the pack's; the others owned pages; thread i's own part is at shared_bytes + i * thread_bytes */
+    /* in the scratch, behind the threads: attention over long pasts cut into chunks, see run_attn.c */
+    uint64_t part_at, slot_bytes; /* [n_slot] parts of all chunks of one sequence's KV head */
+    uint64_t done_at;             /* u32 [n_slot]: chunks that are there; 0 between steps */
 };
 
 /* Fill everything of x but the three regions. The same code serves plan and compile. */

@@ -372,22 +372,31 @@ static void emit_rope(lower *l, imp_val v)
     l->view[v] = op->out;
 }
 
-/* Keys (part 0) or values (part 1) into the cache; `order` makes the attention wait for it. */
-static void emit_kv_store(lower *l, imp_val v, uint32_t part, cpu_view order)
+/* Bytes from a block's start to the keys or values of a layer. */
+static uint64_t kv_offset(const lower *l, int32_t layer, imp_kv_part part)
+{
+    imp_dtype t = l->x->lim.kv_dtype;
+    uint64_t at = 0;
+    for (int32_t i = 0; i <= layer; i++) {
+        const imp_attn_attr *a = &imp_graph_kv_layer(l->g, (uint32_t)i)->u.attn;
+        uint64_t keys = a->n_kv_head * imp_kv_tile_bytes(t, IMP_KV_KEY, a->head_dim);
+        if (i == layer) return at + (part == IMP_KV_VALUE ? keys : 0);
+        at += keys + a->n_kv_head * imp_kv_tile_bytes(t, IMP_KV_VALUE, a->head_dim);
+    }
+    return at;
+}
+
+/* Keys or values into the cache; `order` makes the attention wait for it. */
+static void emit_kv_store(lower *l, imp_val v, imp_kv_part part, cpu_view order)
 {
     const imp_node *n = node(l, v);
     const imp_attn_attr *a = &n->u.attn;
     cpu_op *op = new_op(l, n, CPU_AUTO);
     op->run = imp_cpu_run_kv_store;
     op->n = a->n_kv_head * a->head_dim;
-    uint64_t part_bytes = (uint64_t)op->n * IMP_KV_BLOCK * l->x->kv_elem_bytes;
     op->u.kv.head_dim = a->head_dim;
-    op->u.kv.at = 0;
-    for (int32_t i = 0; i < a->kv_layer; i++) {
-        const imp_attn_attr *o = &imp_graph_kv_layer(l->g, (uint32_t)i)->u.attn;
-        op->u.kv.at += 2ull * o->n_kv_head * o->head_dim * IMP_KV_BLOCK * l->x->kv_elem_bytes;
-    }
-    op->u.kv.at += part * part_bytes;
+    op->u.kv.part = part;
+    op->u.kv.at = kv_offset(l, a->kv_layer, part);
     add_in(op, l->view[n->in[1 + part]]);
     adopt(l, op, a->head_dim);
     schedule(l, op);
@@ -425,15 +434,13 @@ static void emit_attn(lower *l, imp_val v)
     const imp_node *n = node(l, v);
     const imp_attn_attr *a = &n->u.attn;
     cpu_view order = {0}, k = {0}, val = {0};
-    uint64_t at = 0;
     if (a->kv_layer < 0) {
         k = own_rows(l, n->in[1]);
         val = own_rows(l, n->in[2]);
     } else {
         k = val = order = new_buf(l, 0, 0);
-        emit_kv_store(l, v, 0, order);
-        at = l->x->op[l->x->n_op - 1].u.kv.at;
-        emit_kv_store(l, v, 1, order);
+        emit_kv_store(l, v, IMP_KV_KEY, order);
+        emit_kv_store(l, v, IMP_KV_VALUE, order);
     }
     cpu_op *op = new_op(l, n, CPU_OWN);
     op->run = imp_cpu_run_attn;
@@ -441,10 +448,16 @@ static void emit_attn(lower *l, imp_val v)
     add_in(op, k);
     add_in(op, val);
     uint32_t n_group = a->n_head / a->n_kv_head;
-    op->u.attn.at = at;
+    for (int part = 0; part < 2 && a->kv_layer >= 0; part++)
+        op->u.attn.at[part] = kv_offset(l, a->kv_layer, (imp_kv_part)part);
     op->u.attn.sink = n->n_in > 3 ? n->in[3] : 0;
     op->u.attn.tile = IMP_MIN(64u, IMP_MAX(1u, (2 * l->d->attn->row_step + n_group - 1) / n_group));
     need_thread_bytes(l, imp_attn_scratch_bytes(op->u.attn.tile, n_group, a->head_dim));
+    if (a->kv_layer >= 0 && l->x->lim.max_ctx > IMP_ATTN_CHUNK) {
+        uint64_t n_chunk = ((uint64_t)l->x->lim.max_ctx + IMP_ATTN_CHUNK - 1) / IMP_ATTN_CHUNK;
+        uint64_t bytes = n_chunk * imp_attn_part_floats(1, n_group, a->head_dim) * sizeof(float);
+        l->x->slot_bytes = IMP_MAX(l->x->slot_bytes, bytes);
+    }
     schedule(l, op);
     set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
     if (a->head_dim % 32 == 0 && is_read_as_q8(l, v)) {
@@ -659,18 +672,8 @@ static void prepare(lower *l)
 static void size_kv(lower *l)
 {
     cpu_exec *x = l->x;
-    x->kv_elem_bytes = x->lim.kv_dtype == IMP_F16 ? 2 : 4;
-    bool fits = true;
-    for (uint32_t i = 0; i < imp_graph_n_kv_layer(l->g); i++) {
-        const imp_attn_attr *a = &imp_graph_kv_layer(l->g, i)->u.attn;
-        uint64_t bytes;
-        fits =
-            fits &&
-            imp_mul_u64((uint64_t)a->n_kv_head * a->head_dim, 2 * IMP_KV_BLOCK * x->kv_elem_bytes, &bytes) &&
-            imp_add_u64(x->kv_block_bytes, bytes, &x->kv_block_bytes);
-    }
-    fits = fits && imp_mul_u64(x->kv_block_bytes, x->lim.n_kv_block, &x->kv_bytes);
-    if (!fits)
+    x->kv_block_bytes = imp_dev_kv_block_bytes(l->g, x->lim.kv_dtype);
+    if (!imp_mul_u64(x->kv_block_bytes, x->lim.n_kv_block, &x->kv_bytes))
         l->status = imp_fail(l->err, IMP_TOO_LARGE, "the size of the KV cache overflows; lower the context");
 }
 
@@ -700,10 +703,12 @@ imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err)
     x->shared_bytes = imp_cpu_place(x);
     if (x->shared_bytes == UINT64_MAX)
         return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
-    uint64_t own;
+    uint64_t own, parts, n_slot = (uint64_t)CPU_SPLIT_SLOTS * d->n_thread;
     bool fits = imp_align_u64(x->thread_bytes, 64, &x->thread_bytes) &&
                 imp_mul_u64(x->thread_bytes, d->n_thread, &own) &&
-                imp_add_u64(x->shared_bytes, own, &x->scratch_bytes);
+                imp_add_u64(x->shared_bytes, own, &x->part_at) &&
+                imp_mul_u64(x->slot_bytes, n_slot, &parts) && imp_add_u64(x->part_at, parts, &x->done_at) &&
+                imp_add_u64(x->done_at, (n_slot * sizeof(uint32_t) + 63) / 64 * 64, &x->scratch_bytes);
     return fits ? IMP_OK
                 : imp_fail(err, IMP_TOO_LARGE, "the size of the scratch memory overflows; lower the limits");
 }

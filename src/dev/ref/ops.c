@@ -186,14 +186,19 @@ static const float *kv_row(const ref_step *s, const imp_node *n, const imp_batch
     return imp_ref_kv_at(s->x, &n->u.attn, part, q->block, j);
 }
 
+/* What the cache's type leaves of keys and values; rotated keys stay rotated. */
 static void store_kv(const ref_step *s, const imp_node *n, const imp_batch_seq *q)
 {
+    uint32_t hd = n->u.attn.head_dim;
     for (int part = 0; part < 2; part++) {
+        imp_dtype t = imp_ref_kv_type(s->x->lim.kv_dtype, part);
         for (uint32_t i = 0; i < q->n_tok; i++) {
-            const float *from = row_of(s, n->in[1 + part], q->first_tok + i);
             float *to = imp_ref_kv_at(s->x, &n->u.attn, part, q->block, q->n_past + i);
-            for (uint64_t c = 0; c < node(s, n->in[1])->width; c++) {
-                to[c] = s->x->lim.kv_dtype == IMP_F16 ? imp_f16_to_f32(imp_f32_to_f16(from[c])) : from[c];
+            memcpy(to, row_of(s, n->in[1 + part], q->first_tok + i), node(s, n->in[1])->width * sizeof *to);
+            for (uint32_t h = 0; h < n->u.attn.n_kv_head; h++, to += hd) {
+                if (t == IMP_Q4_0) imp_ref_kv_rotate(to, hd);
+                imp_ref_kv_encode(t, to, hd, s->x->kv_row);
+                imp_dtype_get(t)->to_f32(s->x->kv_row, to, hd);
             }
         }
     }
@@ -213,6 +218,10 @@ static void attend(const ref_step *s, const imp_node *n, const imp_batch_seq *q,
     const imp_attn_attr *a = &n->u.attn;
     uint32_t at = head / (a->n_head / a->n_kv_head) * a->head_dim;
     const float *sink = vector(s, n, 3, 0);
+    if (a->kv_layer >= 0 && s->x->lim.kv_dtype == IMP_Q4_0) {
+        query = memcpy(s->x->row[1], query, a->head_dim * sizeof *query);
+        imp_ref_kv_rotate(s->x->row[1], a->head_dim);
+    }
     double max = sink != NULL ? (double)sink[head] : -INFINITY, sum = 0;
     for (uint32_t j = 0; j < n_key; j++) {
         double score = (double)a->scale * dot(query, kv_row(s, n, q, 0, j) + at, a->head_dim);

@@ -2,7 +2,7 @@
  *
  * Place:   opened by name ("ref"); tests hold every other device to it, and tiny models run on it.
  * Idea:    each value of the graph has its own f32 buffer; weights stay where they are and are decoded row by row.
- *          The KV cache holds f32, rounded to f16 first when that is what was asked for.
+ *          The KV cache holds f32, rounded first to what was asked for (kv.c).
  * Layout:  kv [layer][k|v][block][IMP_KV_BLOCK][n_kv_head * head_dim]
  * Threads: the caller's only. */
 #include "dev/ref/ref.h"
@@ -77,7 +77,7 @@ static imp_status ref_plan(imp_device *d, const imp_graph *g, const imp_limits *
     IMP_TRY(sizes_of(g, lim, &s, err));
     out->mapped = s.mapped;
     out->kv = s.kv * sizeof(float);
-    out->scratch = (s.values + 3 * s.row + s.hidden) * sizeof(float) + s.score * sizeof(double);
+    out->scratch = (s.values + 4 * s.row + s.hidden) * sizeof(float) + s.score * sizeof(double);
     out->other = sizeof(ref_exec) + (imp_graph_n(g) + 1) * sizeof(float *) + s.kv_layer_at * sizeof(uint64_t);
     return IMP_OK;
 }
@@ -90,6 +90,7 @@ static void ref_exec_free(imp_exec *base)
     for (int i = 0; i < 3; i++) imp_sys_free(x->row[i]);
     imp_sys_free(x->value);
     imp_sys_free(x->kv);
+    imp_sys_free(x->kv_row);
     imp_sys_free(x->kv_layer_at);
     imp_sys_free(x->score);
     imp_sys_free(x->hidden);
@@ -101,10 +102,11 @@ static bool allocate(ref_exec *x, const ref_sizes *s)
     const imp_graph *g = x->graph;
     x->value = imp_sys_calloc(imp_graph_n(g) + 1, sizeof *x->value);
     x->kv = imp_sys_calloc(s->kv, sizeof *x->kv);
+    x->kv_row = imp_sys_calloc(s->row, sizeof(float));
     x->kv_layer_at = imp_sys_calloc(s->kv_layer_at, sizeof *x->kv_layer_at);
     x->score = imp_sys_calloc(s->score, sizeof *x->score);
     x->hidden = imp_sys_calloc(s->hidden, sizeof *x->hidden);
-    bool ok = x->value && x->kv && x->kv_layer_at && x->score && x->hidden;
+    bool ok = x->value && x->kv && x->kv_row && x->kv_layer_at && x->score && x->hidden;
     for (int i = 0; i < 3; i++) ok = (x->row[i] = imp_sys_calloc(s->row, sizeof(float))) != NULL && ok;
     for (imp_val v = 1; ok && v <= imp_graph_n(g); v++) {
         const imp_node *n = imp_graph_node(g, v);
@@ -172,20 +174,19 @@ static void ref_kv_copy(imp_exec *base, uint32_t dst, uint32_t src)
 /* Between the rows of the cache and the host layout [layer][k|v][head][position][head_dim]. */
 static void move_block(ref_exec *x, uint32_t block, uint8_t *host, bool out)
 {
-    bool half = x->lim.kv_dtype == IMP_F16;
     for (uint32_t i = 0; i < imp_graph_n_kv_layer(x->graph); i++) {
         const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, i)->u.attn;
         for (int part = 0; part < 2; part++) {
+            imp_dtype t = imp_ref_kv_type(x->lim.kv_dtype, part);
+            const imp_dtype_info *info = imp_dtype_get(t);
             float *row = imp_ref_kv_at(x, a, part, &block, 0);
-            uint32_t n = a->n_kv_head * IMP_KV_BLOCK * a->head_dim;
-            for (uint32_t e = 0; e < n; e++, host += half ? 2 : 4) {
-                uint32_t head = e / (IMP_KV_BLOCK * a->head_dim), at = e / a->head_dim % IMP_KV_BLOCK;
-                float *v = row + (at * a->n_kv_head + head) * a->head_dim + e % a->head_dim;
-                uint16_t h = 0;
-                if (out && half) h = imp_f32_to_f16(*v), memcpy(host, &h, 2);
-                if (out && !half) memcpy(host, v, 4);
-                if (!out && half) memcpy(&h, host, 2), *v = imp_f16_to_f32(h);
-                if (!out && !half) memcpy(v, host, 4);
+            for (uint32_t e = 0; e < a->n_kv_head * IMP_KV_BLOCK; e++) {
+                float *v = row + (e % IMP_KV_BLOCK * a->n_kv_head + e / IMP_KV_BLOCK) * a->head_dim;
+                if (out)
+                    imp_ref_kv_encode(t, v, a->head_dim, host);
+                else
+                    info->to_f32(host, v, a->head_dim);
+                host += a->head_dim / info->block_elem * info->block_bytes;
             }
         }
     }

@@ -8,8 +8,10 @@ typedef struct ref_exec {
     imp_exec base;
     const imp_graph *graph; /* borrowed */
     imp_limits lim;
-    float **value;         /* [n + 1]: the rows of node v, [max rows][width], owned; NULL for weights */
-    float *kv;             /* owned: [layer][k|v][block][IMP_KV_BLOCK][width of the layer] */
+    float **value; /* [n + 1]: the rows of node v, [max rows][width], owned; NULL for weights */
+    float *
+        kv; /* owned: [layer][k|v][block][IMP_KV_BLOCK][width of the layer], what the cache's type makes of it */
+    uint8_t *kv_row;       /* owned: a head's bytes in that type */
     uint64_t *kv_layer_at; /* [n_kv_layer] element where a layer starts */
     float *row[3];         /* owned: decoded weight rows, [widest] each */
     double *score;         /* owned: attention weights of one row, or expert weights and sums of one row */
@@ -28,5 +30,12 @@ void imp_ref_node(const ref_step *s, imp_val v);
 /* Where key (part 0) or value (part 1) of position pos lies for a layer. */
 float *imp_ref_kv_at(const ref_exec *x, const imp_attn_attr *a, int part, const uint32_t *block,
                      uint32_t pos);
+
+/* The cache's types (kv.c). Of keys (part 0) or values (part 1): */
+imp_dtype imp_ref_kv_type(imp_dtype kv, int part);
+/* In place: what is done to keys and queries before keys are kept in 4 bits. */
+void imp_ref_kv_rotate(float *x, uint32_t head_dim);
+/* n elements (whole blocks) to the bytes of type t. */
+void imp_ref_kv_encode(imp_dtype t, const float *x, uint32_t n, uint8_t *to);
 
 #endif

@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "kern/body/math_body.h"
+#include "kern/body/quant_body.h"
 
 typedef vf (*unary_fn)(vf x, vf c);
 typedef vf (*binary_fn)(vf a, vf b, vf c);
@@ -317,22 +318,6 @@ static void f16_to_f32(float *y, const uint16_t *x, size_t n)
     size_t i = 0;
     for (; i + W <= n; i += W) v_store(y + i, v_load_f16(x + i));
     if (i < n) v_storen(y + i, v_loadn_f16(x + i, n - i), n - i);
-}
-
-static void quant_q8(imp_q8_block *y, const float *x, size_t k)
-{
-    for (size_t b = 0; b < k / 32; b++, x += 32) {
-        uint32_t bits = q8_max_bits(x);
-        float max;
-        memcpy(&max, &bits, 4);
-        if (bits >= 0x7f800000u || max < 0x1p-100f) { /* infinity or NaN; too small to divide by */
-            memset(&y[b], 0, sizeof y[b]);
-            if (bits >= 0x7f800000u) y[b].d = NAN;
-            continue;
-        }
-        y[b].d = max / 127.0f;
-        y[b].sum = q8_round(y[b].q, x, 127.0f / max);
-    }
 }
 
 #define VEC_FUNCTIONS                                                                                        \
