@@ -238,6 +238,9 @@ static imp_status open_all(bench *b, bool embed)
                         "this needs %llu MB, %llu MB are available; measure shorter texts or smaller batches",
                         (unsigned long long)(need >> 20), (unsigned long long)(b->host.mem_available >> 20));
     IMP_TRY(b->dev->ops->compile(b->dev, g, &b->lim, &b->exec, &a->err));
+    char text[200];
+    if (b->dev->ops->state && b->dev->ops->state(b->exec, true, text, sizeof text) != IMP_OK)
+        return imp_fail(&a->err, IMP_DEVICE, "%s: %s", b->dev->name, text);
     imp_traffic_count(g, &b->traffic);
     return alloc_batch(b);
 }

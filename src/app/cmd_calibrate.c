@@ -126,9 +126,10 @@ static void candidate_human(const json_t *c, const char *note)
 static void phase_human(const char *name, const json_t *p)
 {
     if (!p) return;
-    printf("  %-9s%s: %.0f tokens in %.3f ms, predicted %.3f ms, %.2f MB moved%s%s%s\n", name,
+    const char *ran_on = str(p, "ran_on");
+    printf("  %-9s%s: %.0f tokens in %.3f ms, predicted %.3f ms, %.2f MB moved%s%s%s%s%s\n", name,
            str(p, "device"), num(p, "tokens"), num(p, "ms"), num(p, "predicted_ms"), num(p, "bytes") * 1e-6,
-           json_object_get(p, "simulated") ? ", SIMULATED" : "",
+           json_object_get(p, "simulated") ? ", SIMULATED" : "", *ran_on ? "; " : "", ran_on,
            json_is_string(json_object_get(p, "fallback")) ? "; fallback: " : "", str(p, "fallback"));
 }
 

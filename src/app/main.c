@@ -50,6 +50,7 @@ static imp_status settings_apply(app *a)
                             opt_str(&a->opt, OPT_CPU_MASK));
         imp_cpu_set_mask(mask);
     }
+    IMP_TRY(app_configure_coreml(a));
     app_term_init(opt_on(&a->opt, OPT_QUIET));
     app_signals_init();
     return IMP_OK;

@@ -114,7 +114,7 @@ static bool coreml_cache(char *out, size_t cap)
     return n > 0 && (size_t)n < cap;
 }
 
-static imp_status configure_coreml(app *a)
+imp_status app_configure_coreml(app *a)
 {
     char dir[1024];
     const char *units = opt_str(&a->opt, OPT_COREML_UNITS);
@@ -136,7 +136,6 @@ static int choice(const app *a, app_opt_id id)
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
-    IMP_TRY(configure_coreml(a));
     imp_engine_config c = {.device = opt_str(&a->opt, OPT_DEVICE),
                            .n_thread = opt_u32(&a->opt, OPT_THREADS),
                            .n_ctx = opt_u32(&a->opt, OPT_CTX),
