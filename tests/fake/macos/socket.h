@@ -49,36 +49,36 @@ struct iovec {
 typedef struct fd_set {
     int32_t fds_bits[32];
 } fd_set;
-#define AF_UNSPEC    0
-#define AF_UNIX      1
-#define AF_INET      2
-#define AF_INET6     30
-#define SOCK_STREAM  1
-#define SOL_SOCKET   0xffff
-#define SO_REUSEADDR 4
-#define SO_SNDBUF    0x1001
-#define SO_RCVTIMEO  0x1006
-#define SO_ERROR     0x1007
-#define SO_NOSIGPIPE 0x1022
-#define SOMAXCONN    128
-#define IPPROTO_TCP  6
-#define IPPROTO_IPV6 41
-#define IPV6_V6ONLY  27
-#define TCP_NODELAY  1
-#define INADDR_ANY   0u
-#define INADDR_LOOPBACK 0x7f000001u
-#define INET_ADDRSTRLEN  16
-#define INET6_ADDRSTRLEN 46
-#define AI_PASSIVE     1
-#define AI_NUMERICHOST 4
-#define AI_NUMERICSERV 0x1000
-#define NI_NUMERICHOST 2
-#define NI_NUMERICSERV 8
-#define SHUT_RD   0
-#define SHUT_WR   1
-#define SHUT_RDWR 2
-#define MSG_PEEK  2
-#define MSG_DONTWAIT 0x80
+#define AF_UNSPEC                  0
+#define AF_UNIX                    1
+#define AF_INET                    2
+#define AF_INET6                   30
+#define SOCK_STREAM                1
+#define SOL_SOCKET                 0xffff
+#define SO_REUSEADDR               4
+#define SO_SNDBUF                  0x1001
+#define SO_RCVTIMEO                0x1006
+#define SO_ERROR                   0x1007
+#define SO_NOSIGPIPE               0x1022
+#define SOMAXCONN                  128
+#define IPPROTO_TCP                6
+#define IPPROTO_IPV6               41
+#define IPV6_V6ONLY                27
+#define TCP_NODELAY                1
+#define INADDR_ANY                 0u
+#define INADDR_LOOPBACK            0x7f000001u
+#define INET_ADDRSTRLEN            16
+#define INET6_ADDRSTRLEN           46
+#define AI_PASSIVE                 1
+#define AI_NUMERICHOST             4
+#define AI_NUMERICSERV             0x1000
+#define NI_NUMERICHOST             2
+#define NI_NUMERICSERV             8
+#define SHUT_RD                    0
+#define SHUT_WR                    1
+#define SHUT_RDWR                  2
+#define MSG_PEEK                   2
+#define MSG_DONTWAIT               0x80
 #define IN6_IS_ADDR_UNSPECIFIED(a) (memcmp((a)->s6_addr, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) == 0)
 #define IN6_IS_ADDR_LOOPBACK(a)    (memcmp((a)->s6_addr, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1", 16) == 0)
 #define IN6_IS_ADDR_V4MAPPED(a)    (memcmp((a)->s6_addr, "\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0)

@@ -29,31 +29,31 @@ typedef int32_t wint_t;
 
 /* ---- errno.h */
 extern int *__error(void);
-#define errno        (*__error())
-#define EPERM        1
-#define ENOENT       2
-#define EINTR        4
-#define EIO          5
-#define ENOMEM       12
-#define EACCES       13
-#define EEXIST       17
-#define EXDEV        18
-#define ENOTDIR      20
-#define EISDIR       21
-#define EINVAL       22
-#define ENFILE       23
-#define EMFILE       24
-#define ENOSPC       28
-#define EPIPE        32
-#define ERANGE       34
-#define EBADF        9
-#define EAGAIN       35
-#define EWOULDBLOCK  35
-#define EADDRINUSE   48
+#define errno         (*__error())
+#define EPERM         1
+#define ENOENT        2
+#define EINTR         4
+#define EIO           5
+#define ENOMEM        12
+#define EACCES        13
+#define EEXIST        17
+#define EXDEV         18
+#define ENOTDIR       20
+#define EISDIR        21
+#define EINVAL        22
+#define ENFILE        23
+#define EMFILE        24
+#define ENOSPC        28
+#define EPIPE         32
+#define ERANGE        34
+#define EBADF         9
+#define EAGAIN        35
+#define EWOULDBLOCK   35
+#define EADDRINUSE    48
 #define EADDRNOTAVAIL 49
-#define ECONNRESET   54
-#define ENOTCONN     57
-#define ETIMEDOUT    60
+#define ECONNRESET    54
+#define ENOTCONN      57
+#define ETIMEDOUT     60
 
 /* ---- string.h, strings.h */
 void *memcpy(void *, const void *, size_t);
@@ -84,9 +84,9 @@ char *strtok_r(char *, const char *, char **);
 /* ---- stdio.h */
 typedef struct __sFILE FILE;
 extern FILE *__stdinp, *__stdoutp, *__stderrp;
-#define stdin  __stdinp
-#define stdout __stdoutp
-#define stderr __stderrp
+#define stdin    __stdinp
+#define stdout   __stdoutp
+#define stderr   __stderrp
 #define EOF      (-1)
 #define BUFSIZ   1024
 #define SEEK_SET 0
@@ -189,24 +189,30 @@ int toupper(int);
 #define PRIx32 "x"
 
 /* ---- math.h */
-#define M_PI      3.14159265358979323846
-#define M_SQRT1_2 0.70710678118654752440
-#define M_SQRT2   1.41421356237309504880
-#define M_LN2     0.69314718055994530942
-#define INFINITY  __builtin_inff()
-#define NAN       __builtin_nanf("")
-#define HUGE_VAL  __builtin_huge_val()
-#define isnan(x)  __builtin_isnan(x)
-#define isinf(x)  __builtin_isinf(x)
+#define M_PI        3.14159265358979323846
+#define M_SQRT1_2   0.70710678118654752440
+#define M_SQRT2     1.41421356237309504880
+#define M_LN2       0.69314718055994530942
+#define INFINITY    __builtin_inff()
+#define NAN         __builtin_nanf("")
+#define HUGE_VAL    __builtin_huge_val()
+#define isnan(x)    __builtin_isnan(x)
+#define isinf(x)    __builtin_isinf(x)
 #define isfinite(x) __builtin_isfinite(x)
-#define signbit(x) __builtin_signbit(x)
-#define MATH1(name) double name(double); float name##f(float);
-#define MATH2(name) double name(double, double); float name##f(float, float);
-MATH1(sqrt) MATH1(exp) MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(sin) MATH1(cos)
-MATH1(tan) MATH1(tanh) MATH1(sinh) MATH1(cosh) MATH1(atan) MATH1(acos) MATH1(asin) MATH1(erf) MATH1(erfc) MATH1(fabs)
-MATH1(floor) MATH1(ceil) MATH1(round) MATH1(rint) MATH1(nearbyint) MATH1(trunc) MATH1(cbrt) MATH1(tgamma) MATH1(lgamma)
-MATH2(pow) MATH2(fmod) MATH2(fmax) MATH2(fmin) MATH2(atan2) MATH2(hypot) MATH2(copysign) MATH2(nextafter) MATH2(fdim)
-double ldexp(double, int);
+#define signbit(x)  __builtin_signbit(x)
+#define MATH1(name)                                                                                          \
+    double name(double);                                                                                     \
+    float name##f(float);
+#define MATH2(name)                                                                                          \
+    double name(double, double);                                                                             \
+    float name##f(float, float);
+MATH1(sqrt)
+MATH1(exp) MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(sin) MATH1(cos)
+    MATH1(tan) MATH1(tanh) MATH1(sinh) MATH1(cosh) MATH1(atan) MATH1(acos) MATH1(asin) MATH1(erf) MATH1(erfc)
+        MATH1(fabs) MATH1(floor) MATH1(ceil) MATH1(round) MATH1(rint) MATH1(nearbyint) MATH1(trunc)
+            MATH1(cbrt) MATH1(tgamma) MATH1(lgamma) MATH2(pow) MATH2(fmod) MATH2(fmax) MATH2(fmin)
+                MATH2(atan2) MATH2(hypot) MATH2(copysign) MATH2(nextafter)
+                    MATH2(fdim) double ldexp(double, int);
 float ldexpf(float, int);
 double scalbn(double, int);
 float scalbnf(float, int);
@@ -238,9 +244,9 @@ struct tm {
     char *tm_zone;
 };
 typedef int clockid_t;
-#define CLOCK_REALTIME  0
-#define CLOCK_MONOTONIC 6
-#define CLOCK_THREAD_CPUTIME_ID 16
+#define CLOCK_REALTIME           0
+#define CLOCK_MONOTONIC          6
+#define CLOCK_THREAD_CPUTIME_ID  16
 #define CLOCK_PROCESS_CPUTIME_ID 12
 int clock_gettime(clockid_t, struct timespec *);
 int nanosleep(const struct timespec *, struct timespec *);
@@ -254,41 +260,41 @@ size_t strftime(char *, size_t, const char *, const struct tm *);
 char *strptime(const char *, const char *, struct tm *);
 
 /* ---- unistd.h, fcntl.h, sys/stat.h, ftw.h, dirent.h */
-#define STDIN_FILENO  0
-#define STDOUT_FILENO 1
-#define STDERR_FILENO 2
-#define F_OK          0
-#define X_OK          1
-#define W_OK          2
-#define R_OK          4
-#define _SC_PAGESIZE  29
+#define STDIN_FILENO         0
+#define STDOUT_FILENO        1
+#define STDERR_FILENO        2
+#define F_OK                 0
+#define X_OK                 1
+#define W_OK                 2
+#define R_OK                 4
+#define _SC_PAGESIZE         29
 #define _SC_NPROCESSORS_ONLN 58
-#define _SC_PHYS_PAGES 200
-#define O_RDONLY   0
-#define O_WRONLY   1
-#define O_RDWR     2
-#define O_NONBLOCK 4
-#define O_APPEND   8
-#define O_NOFOLLOW 0x100
-#define O_CREAT    0x200
-#define O_TRUNC    0x400
-#define O_EXCL     0x800
-#define O_DIRECTORY 0x100000
-#define O_CLOEXEC  0x1000000
-#define F_GETFD    1
-#define F_SETFD    2
-#define F_GETFL    3
-#define F_SETFL    4
-#define F_DUPFD_CLOEXEC 67
-#define FD_CLOEXEC 1
-#define AT_FDCWD   (-2)
-#define LOCK_EX    2
-#define LOCK_NB    4
-#define LOCK_UN    8
-#define F_SETLK    8
-#define F_SETLKW   9
-#define F_WRLCK    3
-#define F_UNLCK    2
+#define _SC_PHYS_PAGES       200
+#define O_RDONLY             0
+#define O_WRONLY             1
+#define O_RDWR               2
+#define O_NONBLOCK           4
+#define O_APPEND             8
+#define O_NOFOLLOW           0x100
+#define O_CREAT              0x200
+#define O_TRUNC              0x400
+#define O_EXCL               0x800
+#define O_DIRECTORY          0x100000
+#define O_CLOEXEC            0x1000000
+#define F_GETFD              1
+#define F_SETFD              2
+#define F_GETFL              3
+#define F_SETFL              4
+#define F_DUPFD_CLOEXEC      67
+#define FD_CLOEXEC           1
+#define AT_FDCWD             (-2)
+#define LOCK_EX              2
+#define LOCK_NB              4
+#define LOCK_UN              8
+#define F_SETLK              8
+#define F_SETLKW             9
+#define F_WRLCK              3
+#define F_UNLCK              2
 struct flock {
     off_t l_start, l_len;
     pid_t l_pid;
@@ -339,13 +345,13 @@ struct stat {
     off_t st_size;
     int64_t st_blocks;
 };
-#define st_mtime st_mtimespec.tv_sec
-#define S_IFMT     0170000
-#define S_ISDIR(m) (((m) & S_IFMT) == 0040000)
-#define S_ISREG(m) (((m) & S_IFMT) == 0100000)
-#define S_ISCHR(m) (((m) & S_IFMT) == 0020000)
-#define S_ISLNK(m) (((m) & S_IFMT) == 0120000)
-#define S_ISSOCK(m) (((m) & S_IFMT) == 0140000)
+#define st_mtime    st_mtimespec.tv_sec
+#define S_IFMT      0170000
+#define S_ISDIR(m)  (((m)&S_IFMT) == 0040000)
+#define S_ISREG(m)  (((m)&S_IFMT) == 0100000)
+#define S_ISCHR(m)  (((m)&S_IFMT) == 0020000)
+#define S_ISLNK(m)  (((m)&S_IFMT) == 0120000)
+#define S_ISSOCK(m) (((m)&S_IFMT) == 0140000)
 int stat(const char *, struct stat *);
 int lstat(const char *, struct stat *);
 int fstat(int, struct stat *);
@@ -382,21 +388,21 @@ int closedir(DIR *);
 int dirfd(DIR *);
 
 /* ---- sys/mman.h, sys/resource.h, sys/utsname.h, sys/sysctl.h, sys/random.h */
-#define PROT_NONE     0
-#define PROT_READ     1
-#define PROT_WRITE    2
-#define PROT_EXEC     4
-#define MAP_SHARED    1
-#define MAP_PRIVATE   2
-#define MAP_FIXED     0x10
-#define MAP_ANONYMOUS 0x1000
-#define MAP_FAILED    ((void *)-1)
-#define MADV_NORMAL   0
-#define MADV_RANDOM   1
+#define PROT_NONE       0
+#define PROT_READ       1
+#define PROT_WRITE      2
+#define PROT_EXEC       4
+#define MAP_SHARED      1
+#define MAP_PRIVATE     2
+#define MAP_FIXED       0x10
+#define MAP_ANONYMOUS   0x1000
+#define MAP_FAILED      ((void *)-1)
+#define MADV_NORMAL     0
+#define MADV_RANDOM     1
 #define MADV_SEQUENTIAL 2
-#define MADV_WILLNEED 3
-#define MADV_DONTNEED 4
-#define MS_SYNC       0x10
+#define MADV_WILLNEED   3
+#define MADV_DONTNEED   4
+#define MS_SYNC         0x10
 void *mmap(void *, size_t, int, int, int, off_t);
 int munmap(void *, size_t);
 int mprotect(void *, size_t, int);
@@ -469,25 +475,25 @@ struct sigaction {
     int sa_flags;
 };
 typedef int sig_atomic_t;
-#define SIG_DFL ((void (*)(int))0)
-#define SIG_IGN ((void (*)(int))1)
-#define SIGHUP  1
-#define SIGINT  2
-#define SIGQUIT 3
-#define SIGABRT 6
-#define SIGKILL 9
-#define SIGBUS  10
-#define SIGSEGV 11
-#define SIGPIPE 13
-#define SIGALRM 14
-#define SIGTERM 15
-#define SIGWINCH 28
-#define SIGUSR1 30
-#define SA_RESTART 2
+#define SIG_DFL      ((void (*)(int))0)
+#define SIG_IGN      ((void (*)(int))1)
+#define SIGHUP       1
+#define SIGINT       2
+#define SIGQUIT      3
+#define SIGABRT      6
+#define SIGKILL      9
+#define SIGBUS       10
+#define SIGSEGV      11
+#define SIGPIPE      13
+#define SIGALRM      14
+#define SIGTERM      15
+#define SIGWINCH     28
+#define SIGUSR1      30
+#define SA_RESTART   2
 #define SA_RESETHAND 4
-#define SIG_BLOCK 1
-#define SIG_UNBLOCK 2
-#define SIG_SETMASK 3
+#define SIG_BLOCK    1
+#define SIG_UNBLOCK  2
+#define SIG_SETMASK  3
 int sigaction(int, const struct sigaction *, struct sigaction *);
 int sigemptyset(sigset_t *);
 int sigaddset(sigset_t *, int);
@@ -497,18 +503,18 @@ int sigwait(const sigset_t *, int *);
 int kill(pid_t, int);
 int raise(int);
 #define WNOHANG        1
-#define WIFEXITED(s)   (((s) & 0177) == 0)
+#define WIFEXITED(s)   (((s)&0177) == 0)
 #define WEXITSTATUS(s) (((s) >> 8) & 0377)
-#define WIFSIGNALED(s) (((s) & 0177) != 0 && ((s) & 0177) != 0177)
-#define WTERMSIG(s)    ((s) & 0177)
+#define WIFSIGNALED(s) (((s)&0177) != 0 && ((s)&0177) != 0177)
+#define WTERMSIG(s)    ((s)&0177)
 pid_t waitpid(pid_t, int *, int);
 typedef void *posix_spawn_file_actions_t, *posix_spawnattr_t;
 #define POSIX_SPAWN_SETPGROUP       2
 #define POSIX_SPAWN_SETSIGDEF       4
 #define POSIX_SPAWN_SETSIGMASK      8
 #define POSIX_SPAWN_CLOEXEC_DEFAULT 0x4000
-int posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const[],
-                char *const[]);
+int posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,
+                char *const[], char *const[]);
 int posix_spawn_file_actions_init(posix_spawn_file_actions_t *);
 int posix_spawn_file_actions_destroy(posix_spawn_file_actions_t *);
 int posix_spawn_file_actions_addopen(posix_spawn_file_actions_t *, int, const char *, int, mode_t);
@@ -553,9 +559,27 @@ typedef struct {
     long sig;
     char opaque[8];
 } pthread_condattr_t, pthread_mutexattr_t, pthread_once_t;
-#define PTHREAD_MUTEX_INITIALIZER {0x32AAABA7, {0}}
-#define PTHREAD_COND_INITIALIZER  {0x3CB0B1BB, {0}}
-#define PTHREAD_ONCE_INIT         {0x30B1BCBA, {0}}
+#define PTHREAD_MUTEX_INITIALIZER                                                                            \
+    {                                                                                                        \
+        0x32AAABA7,                                                                                          \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
+#define PTHREAD_COND_INITIALIZER                                                                             \
+    {                                                                                                        \
+        0x3CB0B1BB,                                                                                          \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
+#define PTHREAD_ONCE_INIT                                                                                    \
+    {                                                                                                        \
+        0x30B1BCBA,                                                                                          \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
 int pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 int pthread_join(pthread_t, void **);
 int pthread_detach(pthread_t);
@@ -586,8 +610,8 @@ struct winsize {
 };
 #define TIOCGWINSZ 0x40087468
 int ioctl(int, unsigned long, ...);
-#define LC_ALL 0
-#define LC_CTYPE 2
+#define LC_ALL     0
+#define LC_CTYPE   2
 #define LC_NUMERIC 4
 char *setlocale(int, const char *);
 #define assert(x) ((void)0)
