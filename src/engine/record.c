@@ -249,6 +249,7 @@ char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32
                            .cost = embed ? &m->cost_embed : &m->cost_generate,
                            .embed = embed,
                            .n_prompt = IMP_MAX(n_prompt, 1u),
+                           .n_input = n_batch, /* of an embedding */
                            .n_gen = n_gen,
                            .n_need = n_prompt + n_gen,
                            .chunk = IMP_MAX(m->inst[m->home].fit.generate.max_tok, 1u)};

@@ -9,7 +9,7 @@
 #include "engine/engine_int.h"
 
 enum { FAIL_REST_S = 30 };
-static const double LEARN_EVERY_S = 0.0005; /* computed time between lessons: keeps their cost below 1 % */
+static const double LEARN_EVERY_S = 0.002; /* computed time between lessons: keeps their cost below 1 % */
 
 /* ---- how the units stand -------------------------------------------------------------------------- */
 

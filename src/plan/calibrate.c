@@ -1,8 +1,9 @@
 /* plan/calibrate.c - the micro-benchmark of a unit.
  *
  * Idea:    peaks first (for a CPU plan/ceilings, else what the widest product reaches), then lessons: for each weight
- *          type a graph of a few matrices, more bytes than the caches hold, at 1 to 512 rows. Of several runs the median
- *          counts. A type the device has no kernel for is left out.
+ *          type a chain of matrices, more bytes than the caches hold, at 1 to 512 rows, and a chain of small ones; the
+ *          same with the kernels that embeddings take; attention over caches of several lengths. Of several runs the
+ *          median counts. What the device does not run is left out.
  * Threads: the caller's; the device must be idle. */
 #include "plan/calibrate.h"
 
@@ -13,10 +14,31 @@
 #include "plan/ceilings.h"
 #include "plan/host.h"
 
-enum { WIDTH = 2048, MAX_LAYER = 64, MAX_ROWS = 512, RUNS = 5, TINY_OPS = 64 };
+enum {
+    WIDTH = 2048,
+    NARROW = 512, /* of weights that stay in caches */
+    MAX_LAYER = 64,
+    MAX_ROWS = 512,
+    MAX_PAST = 4096,
+    RUNS = 5,
+    TINY_OPS = 64,
+    ATTN_LAYERS = 4
+};
 
 static const imp_dtype TYPES[] = {IMP_Q4_0, IMP_Q8_0, IMP_F16, IMP_Q4_K, IMP_Q6_K, IMP_F32};
-static const uint32_t ROWS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
+static const imp_dtype VECTOR_TYPES[] = {IMP_Q8_0, IMP_F16, IMP_F32};
+
+/* A step to time: n_seq sequences of n rows each behind `past`. */
+typedef struct step {
+    uint32_t n, past, n_seq;
+} step;
+static const step ROWS[] = {{1, 0, 1},  {2, 0, 1},  {4, 0, 1},   {8, 0, 1},   {16, 0, 1},
+                            {32, 0, 1}, {64, 0, 1}, {128, 0, 1}, {256, 0, 1}, {512, 0, 1}};
+static const step FEW[] = {{1, 0, 1}, {4, 0, 1}, {16, 0, 1}, {64, 0, 1}, {256, 0, 1}};
+static const step CACHED[] = {{1, 15, 1},    {1, 63, 1},     {1, 255, 1},   {1, 1023, 1}, {1, 4000, 1},
+                              {1, 63, 4},    {1, 500, 4},    {64, 0, 1},    {256, 0, 1},  {512, 0, 1},
+                              {256, 512, 1}, {512, 1024, 1}, {512, 3500, 1}};
+static const step ENCODER[] = {{16, 0, 1}, {64, 0, 1}, {256, 0, 1}, {512, 0, 1}, {32, 0, 8}, {128, 0, 4}};
 
 typedef struct rig {
     imp_device *dev;
@@ -25,6 +47,9 @@ typedef struct rig {
     uint8_t *data; /* weights of one type, owned pages */
     size_t n_data;
     int32_t *token, *pos; /* [MAX_ROWS] */
+    uint32_t
+        *block; /* [MAX_PAST + MAX_ROWS over a block's tokens]: sequences share them, for nobody reads on */
+    bool cached;
 } rig;
 
 static void rig_close(rig *r)
@@ -35,42 +60,74 @@ static void rig_close(rig *r)
     r->x = NULL;
     r->g = NULL;
     r->data = NULL;
+    r->cached = false;
 }
 
-/* n_layer products of WIDTH x WIDTH; the bytes are small numbers in every format. */
-static imp_status rig_products(rig *r, imp_dtype type, uint32_t n_layer, imp_error *err)
+/* A graph that begins with rows of a table of `width` columns; the table stands behind n_data bytes of weights, which are
+ * small numbers in every format. *x: its value. */
+static imp_status rig_begin(rig *r, uint64_t n_data, uint32_t width, imp_val *x, imp_error *err)
 {
-    uint64_t bytes, table = 32 * WIDTH * sizeof(float);
-    IMP_TRY(imp_dtype_bytes(type, (uint64_t)WIDTH * WIDTH, &bytes));
-    r->n_data = bytes * n_layer + table;
+    r->n_data = n_data + 32ull * width * sizeof(float);
     r->data = imp_sys_pages(r->n_data);
-    if (r->data == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to calibrate");
-    memset(r->data, 0x11, r->n_data);
     r->g = imp_graph_new();
-    if (r->g == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to calibrate");
-    imp_tensor t = {
-        .dtype = IMP_F32, .n_dim = 2, .dim = {32, WIDTH, 1, 1}, .data = r->data + bytes * n_layer};
-    imp_val x = imp_g_embed(r->g, imp_g_weight(r->g, "table", &t), IMP_BY_TOKEN, 0);
+    if (r->data == NULL || r->g == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to calibrate");
+    memset(r->data, 0x11, r->n_data);
+    imp_tensor t = {.dtype = IMP_F32, .n_dim = 2, .dim = {32, width, 1, 1}, .data = r->data + n_data};
+    *x = imp_g_embed(r->g, imp_g_weight(r->g, "table", &t), IMP_BY_TOKEN, 0);
+    return IMP_OK;
+}
+
+/* As when text is generated, or as when vectors are made, for which a CPU takes other kernels. */
+static imp_status rig_end(rig *r, imp_val x, bool vectors, imp_error *err)
+{
+    imp_g_output(r->g, vectors ? imp_g_pool(r->g, x, IMP_POOL_MEAN) : imp_g_gather(r->g, x));
+    return imp_graph_finish(r->g, err);
+}
+
+/* n_layer products of width x width. */
+static imp_status rig_products(rig *r, imp_dtype type, uint32_t width, uint32_t n_layer, bool vectors,
+                               imp_error *err)
+{
+    uint64_t bytes;
+    imp_val x;
+    IMP_TRY(imp_dtype_bytes(type, (uint64_t)width * width, &bytes));
+    IMP_TRY(rig_begin(r, bytes * n_layer, width, &x, err));
     for (uint32_t i = 0; i < n_layer; i++) {
-        imp_tensor w = {.dtype = type, .n_dim = 2, .dim = {WIDTH, WIDTH, 1, 1}, .data = r->data + bytes * i};
+        imp_tensor w = {.dtype = type, .n_dim = 2, .dim = {width, width, 1, 1}, .data = r->data + bytes * i};
         x = imp_g_linear(r->g, x, imp_g_weight(r->g, "w", &w), 0);
     }
-    imp_g_output(r->g, imp_g_gather(r->g, x)); /* as when text is generated: vectors take other kernels */
-    return imp_graph_finish(r->g, err);
+    return rig_end(r, x, vectors, err);
 }
 
 /* Many ops that compute next to nothing: the price of an op. */
 static imp_status rig_launches(rig *r, imp_error *err)
 {
-    r->n_data = 32 * 32 * sizeof(float);
-    r->data = imp_sys_pages(r->n_data);
-    r->g = imp_graph_new();
-    if (r->data == NULL || r->g == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to calibrate");
-    imp_tensor t = {.dtype = IMP_F32, .n_dim = 2, .dim = {32, 32, 1, 1}, .data = r->data};
-    imp_val x = imp_g_embed(r->g, imp_g_weight(r->g, "table", &t), IMP_BY_TOKEN, 0);
+    imp_val x;
+    IMP_TRY(rig_begin(r, 0, 32, &x, err));
     for (uint32_t i = 0; i < TINY_OPS; i++) x = imp_g_l2_norm(r->g, x);
-    imp_g_output(r->g, imp_g_gather(r->g, x)); /* as when text is generated: vectors take other kernels */
-    return imp_graph_finish(r->g, err);
+    return rig_end(r, x, false, err);
+}
+
+/* Attention of 8 heads over 4 of the cache, 64 wide; or an encoder's, which sees its own step alone. */
+static imp_status rig_attention(rig *r, bool cached, imp_error *err)
+{
+    enum { Q = 8 * 64, KV = 4 * 64 };
+    imp_val x, sum = 0;
+    IMP_TRY(rig_begin(r, 0, Q + 2 * KV, &x, err));
+    imp_val q = imp_g_slice(r->g, x, 0, Q), k = imp_g_slice(r->g, x, Q, KV),
+            v = imp_g_slice(r->g, x, Q + KV, KV);
+    for (int32_t i = 0; i < ATTN_LAYERS; i++) {
+        imp_attn_attr a = {.n_head = Q / 64,
+                           .n_kv_head = KV / 64,
+                           .head_dim = 64,
+                           .kv_layer = cached ? i : -1,
+                           .mask = cached ? IMP_MASK_CAUSAL : IMP_MASK_FULL,
+                           .scale = 0.125f};
+        imp_val y = imp_g_attn(r->g, q, k, v, 0, &a);
+        sum = i == 0 ? y : imp_g_add(r->g, sum, y);
+    }
+    r->cached = cached;
+    return rig_end(r, sum, !cached, err);
 }
 
 static imp_status rig_compile(rig *r, imp_error *err)
@@ -79,8 +136,13 @@ static imp_status rig_compile(rig *r, imp_error *err)
         const char *why = r->dev->ops->refuses(r->dev, r->g, v);
         if (why != NULL) return imp_fail(err, IMP_UNSUPPORTED, "%s", why);
     }
-    imp_limits lim = {
-        .max_tok = MAX_ROWS, .max_seq = 1, .max_out = 1, .max_ctx = MAX_ROWS, .kv_dtype = IMP_F16};
+    uint32_t ctx = r->cached ? MAX_PAST + MAX_ROWS : MAX_ROWS;
+    imp_limits lim = {.max_tok = MAX_ROWS,
+                      .max_seq = 8,
+                      .max_out = 8,
+                      .max_ctx = ctx,
+                      .n_kv_block = r->cached ? ctx / IMP_KV_BLOCK : 0,
+                      .kv_dtype = IMP_F16};
     return r->dev->ops->compile(r->dev, r->g, &lim, &r->x, err);
 }
 
@@ -90,16 +152,28 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median seconds of a step with n rows. Long steps are not repeated as often: about ENOUGH_S in all. */
-static imp_status time_step(rig *r, uint32_t n, imp_cost_shape *sh, double *s, imp_error *err)
+/* Seconds of a step, of the quicker runs. Long steps are not repeated as often: about ENOUGH_S in all. */
+static imp_status time_step(rig *r, const step *st, imp_cost_shape *sh, double *s, imp_error *err)
 {
     static const double ENOUGH_S = 0.3;
     double t[RUNS], sum = 0;
     int n_run = 0;
-    uint32_t last = n - 1;
-    imp_batch_seq q = {.n_tok = n};
-    imp_batch b = {
-        .n_tok = n, .n_seq = 1, .n_out = 1, .token = r->token, .pos = r->pos, .seq = &q, .out_row = &last};
+    uint32_t out_row[8];
+    imp_batch_seq q[8];
+    for (uint32_t i = 0; i < st->n_seq; i++) {
+        q[i] = (imp_batch_seq){.first_tok = i * st->n, .n_tok = st->n, .n_past = st->past};
+        q[i].block = r->cached ? r->block : NULL;
+        out_row[i] = (i + 1) * st->n - 1;
+        for (uint32_t k = 0; k < st->n; k++) r->pos[i * st->n + k] = (int32_t)(st->past + k);
+    }
+    bool pools = imp_graph_node(r->g, imp_graph_output(r->g))->rows == IMP_ROWS_SEQ;
+    imp_batch b = {.n_tok = st->n * st->n_seq,
+                   .n_seq = st->n_seq,
+                   .n_out = pools ? 0 : st->n_seq,
+                   .token = r->token,
+                   .pos = r->pos,
+                   .seq = q,
+                   .out_row = out_row};
     for (int i = -1; i < RUNS && (n_run == 0 || sum < ENOUGH_S); i++) { /* the first warms up */
         const float *out;
         uint64_t t0 = imp_now_ns();
@@ -109,8 +183,8 @@ static imp_status time_step(rig *r, uint32_t n, imp_cost_shape *sh, double *s, i
         if (i >= 0) t[n_run++] = (double)ns * 1e-9;
     }
     qsort(t, (size_t)n_run, sizeof *t, by_value);
-    *s = t[n_run / 2];
-    *sh = imp_cost_shape_of(&b, false);
+    *s = t[n_run / 4]; /* the quicker quarter: what else runs on the machine only adds */
+    *sh = imp_cost_shape_of(&b, r->cached);
     return IMP_OK;
 }
 
@@ -125,7 +199,7 @@ static imp_status measure_launch(rig *r, imp_machine *m, imp_error *err)
     double s;
     IMP_TRY(rig_launches(r, err));
     IMP_TRY(rig_compile(r, err));
-    IMP_TRY(time_step(r, 1, &sh, &s, err));
+    IMP_TRY(time_step(r, &ROWS[0], &sh, &s, err));
     rig_close(r);
     /* A step's own cost cannot be told from its ops' here: an eighth is taken to be the step's. */
     measured(m, IMP_F_LAUNCH, s * 1e6 * 0.875 / TINY_OPS);
@@ -148,6 +222,7 @@ static imp_status measure_cpu(imp_machine *m, uint32_t n_thread, bool quick, imp
     measured(m, IMP_F_F32, c.f32_flop_s * 1e-12);
     measured(m, IMP_F_INT8, c.int8_op_s * 1e-12);
     measured(m, IMP_F_CACHE, (double)host.llc_bytes * 1e-6);
+    if (c.cache_bytes_s > 0) measured(m, IMP_F_CACHE_BW, c.cache_bytes_s * 1e-9);
     measured(m, IMP_F_E_BW, 0.9);
     measured(m, IMP_F_E_MM, 0.6);
     return IMP_OK;
@@ -170,32 +245,59 @@ static void measure_link(imp_machine *m)
     imp_sys_pages_free(b, BYTES);
 }
 
-static imp_status teach(rig *r, imp_dtype type, bool quick, imp_learn *l, imp_error *err)
+/* Compile what stands in the rig, time the steps and teach them. A device that does not run it learns nothing: OK. */
+static imp_status teach(rig *r, imp_status built, const step *st, size_t n_step, bool quick, imp_learn *l,
+                        imp_error *err)
 {
-    uint64_t bytes;
-    IMP_TRY(imp_dtype_bytes(type, (uint64_t)WIDTH * WIDTH, &bytes));
-    uint64_t want = IMP_MAX((uint64_t)(l->machine.f[IMP_F_CACHE].v * 1e6) * 2, 64ull << 20);
-    want = IMP_MIN(want, quick ? 128ull << 20 : 512ull << 20);
-    uint32_t n_layer = (uint32_t)IMP_MIN(IMP_MAX(want / bytes, 2u), (uint64_t)MAX_LAYER);
-    IMP_TRY(rig_products(r, type, n_layer, err));
-    IMP_TRY(rig_compile(r, err));
+    if (built == IMP_OK) built = rig_compile(r, err);
     imp_cost c;
-    imp_cost_build(r->g, IMP_F16, &c);
-    for (size_t i = 0; i < IMP_COUNT(ROWS); i++) {
-        if (quick && i % 2 == 1 && ROWS[i] != 512) continue;
+    if (built == IMP_OK) imp_cost_build(r->g, IMP_F16, &c);
+    for (size_t i = 0; built == IMP_OK && i < n_step; i++) {
+        if (quick && i % 2 == 1 && i + 1 != n_step) continue;
         imp_cost_shape sh;
         double s;
-        IMP_TRY(time_step(r, ROWS[i], &sh, &s, err));
-        for (int k = 0; k < 4; k++) imp_learn_observe(l, &c, &sh, s); /* a median weighs more than one step */
+        built = time_step(r, &st[i], &sh, &s, err);
+        for (int k = 0; built == IMP_OK && k < 4; k++) /* a median weighs more than one step */
+            imp_learn_observe(l, &c, &sh, s);
     }
-    return IMP_OK;
+    rig_close(r);
+    return built == IMP_UNSUPPORTED ? IMP_OK : built;
+}
+
+/* As many layers as fill memory well beyond the caches. */
+static uint32_t layers_of(imp_dtype type, const imp_learn *l, bool quick)
+{
+    uint64_t bytes = 1;
+    (void)!imp_dtype_bytes(type, (uint64_t)WIDTH * WIDTH, &bytes);
+    uint64_t want = IMP_MAX((uint64_t)(l->machine.f[IMP_F_CACHE].v * 1e6) * 2, 64ull << 20);
+    want = IMP_MIN(want, quick ? 128ull << 20 : 512ull << 20);
+    return (uint32_t)IMP_MIN(IMP_MAX(want / IMP_MAX(bytes, 1u), 2u), (uint64_t)MAX_LAYER);
+}
+
+static imp_status teach_type(rig *r, imp_dtype t, bool quick, imp_learn *l, imp_error *err)
+{
+    imp_status s = rig_products(r, t, WIDTH, layers_of(t, l, quick), false, err);
+    IMP_TRY(teach(r, s, ROWS, IMP_COUNT(ROWS), quick, l, err));
+    s = rig_products(r, t, NARROW, 16, false, err);
+    IMP_TRY(teach(r, s, FEW, IMP_COUNT(FEW), false, l, err));
+    bool vectors = false;
+    for (size_t i = 0; i < IMP_COUNT(VECTOR_TYPES); i++) vectors = vectors || VECTOR_TYPES[i] == t;
+    if (!vectors || l->machine.kind != IMP_UNIT_CPU) return IMP_OK;
+    s = rig_products(r, t, NARROW, 16, true, err);
+    return teach(r, s, ROWS, IMP_COUNT(ROWS), quick, l, err);
+}
+
+static imp_status teach_attention(rig *r, bool quick, imp_learn *l, imp_error *err)
+{
+    IMP_TRY(teach(r, rig_attention(r, true, err), CACHED, IMP_COUNT(CACHED), quick, l, err));
+    return teach(r, rig_attention(r, false, err), ENCODER, IMP_COUNT(ENCODER), quick, l, err);
 }
 
 imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, bool quick,
                          void (*on_progress)(void *user, uint32_t done, uint32_t all), void *user,
                          imp_learn *l, imp_calibration *out, imp_error *err)
 {
-    enum { PARTS = 2 + IMP_COUNT(TYPES) };
+    enum { PARTS = 3 + IMP_COUNT(TYPES), BLOCKS = (MAX_PAST + MAX_ROWS) / IMP_KV_BLOCK };
     *out = (imp_calibration){.at = (int64_t)time(NULL)};
     imp_store_fingerprint(d->name, out->fingerprint);
     imp_machine *m = &out->machine;
@@ -203,10 +305,12 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     rig r = {.dev = d};
     r.token = imp_sys_calloc(MAX_ROWS, sizeof *r.token);
     r.pos = imp_sys_calloc(MAX_ROWS, sizeof *r.pos);
-    imp_status s = r.token == NULL || r.pos == NULL
+    r.block = imp_sys_calloc(BLOCKS, sizeof *r.block);
+    imp_status s = r.token == NULL || r.pos == NULL || r.block == NULL
                        ? imp_fail(err, IMP_NOMEM, "not enough memory to calibrate")
                        : IMP_OK;
-    for (int i = 0; s == IMP_OK && i < MAX_ROWS; i++) r.token[i] = i % 32, r.pos[i] = i;
+    for (int i = 0; s == IMP_OK && i < MAX_ROWS; i++) r.token[i] = i % 32;
+    for (uint32_t i = 0; s == IMP_OK && i < BLOCKS; i++) r.block[i] = i;
     if (s == IMP_OK && kind == IMP_UNIT_CPU) s = measure_cpu(m, n_thread, quick, err);
     if (on_progress != NULL) on_progress(user, 1, PARTS);
     if (s == IMP_OK) s = measure_launch(&r, m, err);
@@ -214,13 +318,14 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     measure_link(m);
     imp_learn_init(l, m);
     for (size_t i = 0; s == IMP_OK && i < IMP_COUNT(TYPES); i++) {
-        imp_status one = teach(&r, TYPES[i], quick, l, err);
-        rig_close(&r);
-        if (one != IMP_OK && one != IMP_UNSUPPORTED) s = one;
+        s = teach_type(&r, TYPES[i], quick, l, err);
         if (on_progress != NULL) on_progress(user, (uint32_t)(3 + i), PARTS);
     }
+    if (s == IMP_OK) s = teach_attention(&r, quick, l, err);
+    if (on_progress != NULL) on_progress(user, PARTS, PARTS);
     rig_close(&r);
     imp_sys_free(r.token);
     imp_sys_free(r.pos);
+    imp_sys_free(r.block);
     return s;
 }

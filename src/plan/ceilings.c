@@ -59,23 +59,20 @@ static uint64_t buffer_size(uint64_t llc_bytes, uint32_t n_thread)
     return IMP_MAX(want / n_thread / SLICE_ALIGN, 1) * SLICE_ALIGN * n_thread;
 }
 
-static imp_status measure_read(imp_pool *pool, job *j, uint64_t llc_bytes, uint32_t ms, imp_ceilings *out,
-                               imp_error *err)
+/* Bytes a second of the best pass over a buffer; 0 when there is no memory for it. */
+static double measure_read(imp_pool *pool, job *j, uint64_t bytes, uint32_t ms)
 {
-    uint32_t n = imp_pool_n_thread(pool);
-    out->buffer_bytes = buffer_size(llc_bytes, n);
-    j->slice_bytes = out->buffer_bytes / n;
-    j->buf = imp_sys_pages(out->buffer_bytes);
-    if (!j->buf) return imp_fail(err, IMP_NOMEM, "no memory for the bandwidth measurement");
+    j->slice_bytes = bytes / imp_pool_n_thread(pool);
+    j->buf = imp_sys_pages(bytes);
+    if (!j->buf) return 0;
     imp_pool_run(pool, touch, j);
     uint64_t end = imp_now_ns() + ms * 1000000ull, best = UINT64_MAX;
     for (int pass = 0; pass < MIN_PASSES || imp_now_ns() < end; pass++) {
         uint64_t ns = time_run(pool, read_slice, j);
         best = IMP_MIN(best, ns);
     }
-    out->read_bytes_s = (double)out->buffer_bytes / ((double)best * 1e-9);
-    imp_sys_pages_free(j->buf, out->buffer_bytes);
-    return IMP_OK;
+    imp_sys_pages_free(j->buf, bytes);
+    return (double)bytes / ((double)best * 1e-9);
 }
 
 static double measure_loop(imp_pool *pool, job *j, double (*loop)(uint64_t n), uint32_t ms)
@@ -104,7 +101,12 @@ imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
     if (!j) return imp_fail(err, IMP_NOMEM, "no memory for the measurement");
     j->peak = imp_peak_get();
     out->isa = j->peak->isa;
-    imp_status s = measure_read(pool, j, llc_bytes, ms, out, err);
+    uint64_t unit = (uint64_t)out->n_thread * SLICE_ALIGN, half = llc_bytes / 2 / unit * unit;
+    imp_status s = IMP_OK;
+    out->buffer_bytes = buffer_size(llc_bytes, out->n_thread);
+    out->read_bytes_s = measure_read(pool, j, out->buffer_bytes, ms);
+    if (out->read_bytes_s <= 0) s = imp_fail(err, IMP_NOMEM, "no memory for the bandwidth measurement");
+    if (half > 0) out->cache_bytes_s = measure_read(pool, j, half, ms / 4);
     if (s == IMP_OK) {
         out->int8_op_s = measure_loop(pool, j, j->peak->int8, ms);
         out->f32_flop_s = measure_loop(pool, j, j->peak->f32, ms);

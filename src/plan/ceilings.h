@@ -9,7 +9,9 @@
 
 typedef struct imp_ceilings {
     double read_bytes_s; /* all threads reading a buffer far larger than the caches */
-    double int8_op_s;    /* a multiply-add is two */
+    double
+        cache_bytes_s; /* the same of a buffer that fills half the last-level caches; 0: they are not known */
+    double int8_op_s;  /* a multiply-add is two */
     double f32_flop_s;
     uint32_t n_thread;
     uint64_t buffer_bytes; /* what was read */

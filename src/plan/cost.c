@@ -98,7 +98,8 @@ void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out)
     double elem = 2.0 * IMP_ATTN_TILE * 32; /* keys and values of a tile in heads of 32 */
     *out = (imp_cost){.kv_elem_bytes = (double)(imp_kv_tile_bytes(kv_dtype, IMP_KV_KEY, 32) +
                                                 imp_kv_tile_bytes(kv_dtype, IMP_KV_VALUE, 32)) /
-                                       elem};
+                                       elem,
+                      .vectors = imp_graph_node(g, imp_graph_output(g))->rows == IMP_ROWS_SEQ};
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
         imp_cost_item it;
         if (!describe(g, imp_graph_node(g, v), &it)) continue;
@@ -128,6 +129,12 @@ imp_cost_shape imp_cost_shape_decode(double n_seq, double past)
                             .kv_tok = n_seq * (past + 1)};
 }
 
+imp_cost_shape imp_cost_shape_embed(double n_tok, double n_input)
+{
+    return (imp_cost_shape){
+        .n_tok = n_tok, .n_out = 0, .n_seq = n_input, .keys = n_tok * n_tok / n_input, .kv_tok = n_tok};
+}
+
 imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached)
 {
     imp_cost_shape s = {.n_tok = b->n_tok, .n_out = b->n_out, .n_seq = b->n_seq};
@@ -141,12 +148,12 @@ imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached)
 
 /* ---- prices ---------------------------------------------------------------------------------------- */
 
-static double rate(const imp_machine *m, imp_dtype t)
+static double rate(const imp_machine *m, imp_dtype t, bool vectors)
 {
     const imp_value *f = m->f;
     bool quantised = t != IMP_F32 && t != IMP_F16 && t != IMP_BF16 && t != IMP_DTYPE_NONE;
     double r = 0;
-    if (quantised) r = f[IMP_F_INT8].v;
+    if (quantised && !vectors) r = f[IMP_F_INT8].v;
     if (r <= 0 && t != IMP_F32 && t != IMP_DTYPE_NONE) r = f[IMP_F_F16].v;
     if (r <= 0) r = f[IMP_F_F32].v;
     if (r <= 0) r = f[IMP_F_F16].v;
@@ -162,6 +169,8 @@ static double attention_share(const imp_machine *m, double keys)
     return IMP_MAX(near + (far - near) * at, 1e-3);
 }
 
+enum { EXP_FLOP = 16 }; /* an exponential, as many operations */
+
 typedef struct price {
     double flop, bytes, peak; /* peak: with the share reached */
 } price;
@@ -171,10 +180,11 @@ static price price_of(const imp_cost *c, const imp_cost_item *it, const imp_mach
 {
     double rows = it->rows == IMP_ROWS_TOK ? sh->n_tok : it->rows == IMP_ROWS_OUT ? sh->n_out : sh->n_seq;
     double width = (double)it->n, k = (double)it->k;
-    price p = {.bytes = rows * width, .flop = 4 * rows * width, .peak = rate(m, IMP_F32) * .25};
+    price p = {.bytes = rows * width, .flop = 4 * rows * width, .peak = rate(m, IMP_F32, false) * .25};
     double e_mm = m->f[IMP_F_E_MM].v;
     if (it->op == IMP_OP_LINEAR || it->op == IMP_OP_MOE) {
-        p.peak = rate(m, it->dtype) * e_mm * k / (k + m->f[IMP_F_K_HALF].v);
+        p.peak =
+            rate(m, it->dtype, c->vectors && m->kind == IMP_UNIT_CPU) * e_mm * k / (k + m->f[IMP_F_K_HALF].v);
         double used = 1, touched = 1;
         if (it->n_expert > 0) {
             used = (double)it->n_used / it->n_expert;
@@ -189,19 +199,23 @@ static price price_of(const imp_cost *c, const imp_cost_item *it, const imp_mach
             kv = IMP_MIN(kv, sh->n_seq * (it->window + sh->n_tok / IMP_MAX(sh->n_seq, 1)));
         }
         double hd = it->head_dim;
-        p.flop = 4 * keys * it->n_head * hd;
+        p.flop = keys * it->n_head * (4 * hd + EXP_FLOP);
         p.bytes += kv * 2 * it->n_kv_head * hd * (it->cached ? c->kv_elem_bytes : 4);
-        p.peak = rate(m, IMP_F16) * attention_share(m, keys / IMP_MAX(sh->n_tok, 1)) * hd * 1.5 / (hd + 64);
+        p.peak =
+            rate(m, IMP_F16, false) * attention_share(m, keys / IMP_MAX(sh->n_tok, 1)) * hd * 1.5 / (hd + 64);
     }
     return p;
 }
 
 static double bandwidth(const imp_cost *c, const imp_machine *m)
 {
-    double bw = m->f[IMP_F_BW].v * m->f[IMP_F_E_BW].v;
-    double cache = m->f[IMP_F_CACHE].v * 1e6;
-    if (m->f[IMP_F_CACHE_BW].v > 0 && c->weight_bytes < cache) bw = m->f[IMP_F_CACHE_BW].v;
-    return IMP_MAX(bw, 1e-3) * 1e9;
+    double bw = IMP_MAX(m->f[IMP_F_BW].v * m->f[IMP_F_E_BW].v, 1e-3);
+    double cache = m->f[IMP_F_CACHE].v * 1e6, fast = m->f[IMP_F_CACHE_BW].v;
+    if (fast <= 0 || cache <= 0) return bw * 1e9;
+    /* Weights that fill less than the cache stay there from step to step; those that overflow it by half are gone when
+     * they are needed again. */
+    double in = IMP_MIN(IMP_MAX((1.5 - c->weight_bytes / cache) / 0.75, 0), 1);
+    return 1e9 / (in / fast + (1 - in) / bw);
 }
 
 void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_pair *item,

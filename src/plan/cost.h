@@ -32,6 +32,7 @@ typedef struct imp_cost {
     double weight_bytes;  /* all weights that are multiplied with */
     double kv_bytes_tok;  /* cache bytes a token adds */
     double kv_elem_bytes; /* the mean of keys and values, scales included */
+    bool vectors;         /* the graph ends in vectors: a CPU multiplies them with finer activations */
 } imp_cost;
 
 /* What a step computes. Sums over its tokens and sequences. */
@@ -64,6 +65,8 @@ void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out);
 imp_cost_shape imp_cost_shape_of(const imp_batch *b, bool cached);
 /* One sequence's chunk of n_tok tokens behind n_past. */
 imp_cost_shape imp_cost_shape_chunk(uint32_t n_tok, uint32_t n_past, uint32_t n_out);
+/* n_input inputs of an embedding, n_tok tokens together, alike in length. */
+imp_cost_shape imp_cost_shape_embed(double n_tok, double n_input);
 /* n_seq sequences that each compute one token behind `past`. */
 imp_cost_shape imp_cost_shape_decode(double n_seq, double past);
 /* Seconds of one item (count included) by arithmetic and by memory, without any correction: the greater one holds. */

@@ -1,10 +1,10 @@
 /* plan/learn.h - what a unit's real steps taught: corrections to the cost model, with their uncertainty.
  *
  * Place:   layer 5; one a unit. observe after real steps, predict for choices.
- * Idea:    log(actual) = log(sum of item times * exp(correction)). A correction is a sum: the unit as a whole, the op and
- *          dtype when bound by memory or by arithmetic (the efficiencies e_b and e_c), and the op at this size; so a new
- *          shape starts from what its relatives taught. Recursive
- *          least squares on the log residual, each correction weighted by its share of the step. An observation far off
+ * Idea:    log(actual) = log(sum of item times * exp(correction)). A correction is a sum: the unit as a whole; the op and
+ *          dtype when bound by memory or by arithmetic (the efficiencies e_b and e_c); how many rows it computes (for
+ *          attention: how many keys), interpolated between powers; and the size of its weights. So a new shape starts
+ *          from what its relatives taught. Recursive least squares on the log residual, each correction weighted by its share of the step. An observation far off
  *          is clipped; several in the same direction mean that the unit itself has changed, and the unit's correction
  *          opens up.
  * Always:  predictions are finite and positive whatever was observed.
@@ -15,11 +15,10 @@
 
 #include "plan/cost.h"
 
-enum { IMP_LEARN_KEYS = 96 };
+enum { IMP_LEARN_KEYS = 160 };
 
 typedef struct imp_learn_key {
-    uint32_t
-        key; /* packed op, dtype, bound or bucket of rows, bucket of weight bytes; 0: the unit as a whole */
+    uint32_t key; /* packed op, dtype, which correction, its place; 0: the unit as a whole */
     uint32_t n;
     uint64_t last_ns; /* when it was last taught */
     double theta;     /* log of the factor on time */

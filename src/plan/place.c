@@ -110,7 +110,7 @@ static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit
     out->n_chunk = 1;
     if (r->embed) {
         uint32_t n = u->pad > 1 ? (uint32_t)IMP_MIN(r->n_prompt * u->pad, 1e9) : r->n_prompt;
-        imp_cost_shape sh = imp_cost_shape_chunk(n, 0, 1);
+        imp_cost_shape sh = imp_cost_shape_embed(n, IMP_MAX(r->n_input, 1u));
         imp_learn_predict(l, r->cost, &sh, true, &out->prefill);
         out->added_s = out->first_s = out->prefill.s;
         out->decode = (imp_cost_time){.bound = out->prefill.bound};
