@@ -92,6 +92,17 @@ imp_status app_request_run(imp_engine *e, imp_model *m, imp_request *r, const ap
 /* ---- hardware.c ---- */
 struct imp_host;
 struct imp_ceilings;
+/* What a device of ours does here: weight types as bits of imp_dtype; why: when it cannot be opened. */
+typedef struct app_unit {
+    bool usable;
+    uint64_t runs, refused;
+    char why[256];
+} app_unit;
+void app_unit_open(app_unit *u, const char *kind, uint32_t n_thread);
+void app_types_text(uint64_t types, char *out, size_t cap); /* "q4_0 q8_0" */
+/* Why NVIDIA GPU number `index` is not used: text in out; NULL: it is. */
+const char *app_nvidia_why(const app_unit *cuda, uint32_t index, char *out, size_t cap);
+
 /* The machine as JSON; ceilings NULL: not measured. NULL: out of memory. */
 json_t *app_host_json(const struct imp_host *h, const struct imp_ceilings *c);
 /* One line: "Intel ..., 2 cores, 24 GB, avx2 avx512". */

@@ -23,9 +23,55 @@ static void print_caches(const imp_host *h)
     }
 }
 
+static void print_use(const app_unit *u)
+{
+    char types[300];
+    if (!u->usable) {
+        printf("  %-12s%s\n", "cannot run", u->why);
+        return;
+    }
+    app_types_text(u->runs, types, sizeof types);
+    printf("  %-12sgeneration and embeddings; weights in %s\n", "runs", types);
+    app_types_text(u->refused, types, sizeof types);
+    if (types[0]) printf("  %-12sweights in %s: it has no kernel for them\n", "not", types);
+}
+
+static void print_nvidia(const imp_host *h, uint32_t i, const app_unit *cuda)
+{
+    const imp_nvidia_gpu *g = &h->nvidia[i];
+    char total[32], available[32];
+    app_unit u = *cuda;
+    u.usable = app_nvidia_why(cuda, i, u.why, sizeof u.why) == NULL;
+    printf("cuda%u  %s (%s)\n", i, g->name, g->pci);
+    printf("  %-12s%s, compute capability %d.%d%s\n", "driver", h->nvidia_driver, g->major, g->minor,
+           g->mig ? ", cut into instances (MIG)" : "");
+    printf("  %-12s%s, %s available\n", "memory", app_size_text(g->mem_total, total),
+           app_size_text(g->mem_free, available));
+    printf("  %-12sgeneration %u x%u of %u x%u", "PCIe", g->pcie_gen, g->pcie_width, g->pcie_gen_max,
+           g->width_max);
+    if (g->watt_limit > 0) printf("; power limit %.0f W", g->watt_limit);
+    putchar('\n');
+    print_use(&u);
+}
+
+static void print_apple(const imp_apple *a)
+{
+    app_unit u;
+    if (!a->chip[0]) return;
+    printf("mlx0  %s GPU, %u cores, macOS %s\n", a->chip, a->n_gpu_core, a->os);
+    app_unit_open(&u, "mlx", 1);
+    print_use(&u);
+    if (!a->ane) return;
+    puts("coreml0  Apple Neural Engine");
+    app_unit_open(&u, "coreml", 1);
+    print_use(&u);
+}
+
 static void print_human(const imp_host *h, const imp_ceilings *c)
 {
     char total[32], available[32], isa[200];
+    app_unit cpu, cuda = {0};
+    app_unit_open(&cpu, "cpu", 1);
     app_isa_text(h->isa, " ", isa, sizeof isa);
     printf("cpu  %s\n", h->cpu);
     printf("  %-12s%s, %s\n", "system", h->os, h->arch);
@@ -45,6 +91,10 @@ static void print_human(const imp_host *h, const imp_ceilings *c)
         printf("  %-12s%.0f GOP/s\n", "int8", c->int8_op_s * 1e-9);
         printf("  %-12s%.0f GFLOP/s\n", "f32", c->f32_flop_s * 1e-9);
     }
+    print_use(&cpu);
+    if (h->n_nvidia > 0) app_unit_open(&cuda, "cuda", 1);
+    for (uint32_t i = 0; i < h->n_nvidia; i++) print_nvidia(h, i, &cuda);
+    print_apple(&h->apple);
     for (uint32_t i = 0; i < h->n_other; i++)
         printf("--   %s (%s): not used, %s\n", h->other[i].name, h->other[i].where, h->other[i].reason);
 }

@@ -78,6 +78,8 @@ static void say_devices(server *s)
     char line[400];
     app_host_line(&s->host, line, sizeof line);
     fprintf(s->say, "device  cpu: %s\n", line);
+    for (uint32_t i = 0; i < s->host.n_nvidia; i++)
+        fprintf(s->say, "        cuda%u: %s\n", i, s->host.nvidia[i].name);
     for (uint32_t i = 0; i < s->host.n_other; i++)
         fprintf(s->say, "        %s (%s): not used, %s\n", s->host.other[i].name, s->host.other[i].where,
                 s->host.other[i].reason);

@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "app/app.h"
+#include "dev/dev.h"
 #include "kern/kern.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
@@ -73,24 +74,148 @@ static json_t *ceilings_json(const imp_ceilings *c)
                      "age_s", (json_int_t)IMP_MAX(0, (int64_t)time(NULL) - c->measured_at));
 }
 
+/* ---- what a unit runs ------------------------------------------------------------------------------- */
+
+/* Does the device multiply weights of this type? NULL: yes; else why not. */
+static const char *refuses_type(const imp_device *d, imp_dtype t)
+{
+    enum { N = 256 };
+    static const uint8_t none[1];
+    imp_tensor w = {.dtype = t, .n_dim = 2, .dim = {N, N, 1, 1}, .data = none};
+    imp_graph *g = imp_graph_new();
+    const char *why = g ? NULL : "out of memory";
+    imp_error err;
+    if (g) {
+        imp_val m = imp_g_weight(g, "w", &w);
+        imp_g_output(g, imp_g_gather(g, imp_g_linear(g, imp_g_embed(g, m, IMP_BY_TOKEN, 0), m, 0)));
+        if (imp_graph_finish(g, &err) != IMP_OK) why = "it is no weight type";
+        for (imp_val v = 1; !why && v <= imp_graph_n(g); v++) why = d->ops->refuses(d, g, v);
+    }
+    imp_graph_free(g);
+    return why;
+}
+
+void app_unit_open(app_unit *u, const char *kind, uint32_t n_thread)
+{
+    *u = (app_unit){0};
+    imp_error err = {0};
+    imp_device *d;
+    if (imp_dev_open(kind, n_thread, &d, &err) != IMP_OK) {
+        snprintf(u->why, sizeof u->why, "%.*s", (int)sizeof u->why - 1, err.text);
+        return;
+    }
+    u->usable = true;
+    for (imp_dtype t = 0; t < IMP_AFFINE; t++) {
+        const imp_dtype_info *i = imp_dtype_get(t);
+        if (!i->to_f32 || (i->block_elem == 1 && t != IMP_F32 && t != IMP_F16 && t != IMP_BF16)) continue;
+        uint64_t *set = refuses_type(d, t) ? &u->refused : &u->runs;
+        *set |= 1ull << t;
+    }
+    d->ops->close(d);
+}
+
+void app_types_text(uint64_t types, char *out, size_t cap)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (imp_dtype t = 0; t < IMP_AFFINE; t++) {
+        const char *name = (types >> t & 1) ? imp_dtype_get(t)->name : NULL;
+        if (name && n + strlen(name) + 2 < cap)
+            n += (size_t)snprintf(out + n, cap - n, "%s%s", n ? " " : "", name);
+    }
+}
+
+static json_t *types_json(uint64_t types)
+{
+    json_t *list = json_array();
+    for (imp_dtype t = 0; t < IMP_AFFINE; t++)
+        if (types >> t & 1) json_array_append_new(list, json_string(imp_dtype_get(t)->name));
+    return list;
+}
+
+/* "usable", "reason", "runs" and "refuses" of a unit that a driver of ours was tried on. */
+static void add_use(json_t *o, const app_unit *u)
+{
+    json_object_set_new(o, "usable", json_boolean(u->usable));
+    json_object_set_new(o, "reason", u->usable ? json_null() : app_json_text(u->why, strlen(u->why)));
+    json_object_set_new(o, "runs", types_json(u->runs));
+    json_object_set_new(o, "refuses", types_json(u->refused));
+}
+
+const char *app_nvidia_why(const app_unit *cuda, uint32_t index, char *out, size_t cap)
+{
+    if (!cuda->usable)
+        snprintf(out, cap, "%s", cuda->why);
+    else if (index > 0)
+        snprintf(out, cap, "this program computes on the first GPU only");
+    else
+        return NULL;
+    return out;
+}
+
+static json_t *nvidia_json(const imp_host *h, uint32_t i, const app_unit *cuda)
+{
+    const imp_nvidia_gpu *g = &h->nvidia[i];
+    char id[24], capability[24];
+    app_unit u = *cuda;
+    u.usable = app_nvidia_why(cuda, i, u.why, sizeof u.why) == NULL;
+    if (!u.usable) u.runs = u.refused = 0;
+    snprintf(id, sizeof id, "cuda%u", i);
+    snprintf(capability, sizeof capability, "%d.%d", g->major, g->minor);
+    json_t *o = json_pack(
+        "{s:s, s:s, s:o, s:s, s:o, s:s, s:{s:I, s:I}, s:{s:i, s:i, s:i, s:i}, s:o, s:b, s:n}", "id", id,
+        "kind", "gpu", "name", app_json_text(g->name, strlen(g->name)), "where", g->pci, "driver",
+        app_json_text(h->nvidia_driver, strlen(h->nvidia_driver)), "compute_capability", capability, "memory",
+        "total", (json_int_t)g->mem_total, "available", (json_int_t)g->mem_free, "pcie", "generation",
+        (int)g->pcie_gen, "width", (int)g->pcie_width, "generation_max", (int)g->pcie_gen_max, "width_max",
+        (int)g->width_max, "power_limit_w", g->watt_limit > 0 ? json_real(g->watt_limit) : json_null(), "mig",
+        (int)g->mig, "ceilings");
+    if (o) add_use(o, &u);
+    return o;
+}
+
+static void apple_json(json_t *list, const imp_host *h)
+{
+    const imp_apple *a = &h->apple;
+    if (!a->chip[0]) return;
+    app_unit u;
+    app_unit_open(&u, "mlx", 0);
+    json_t *gpu = json_pack("{s:s, s:s, s:s, s:i, s:s, s:n}", "id", "mlx0", "kind", "gpu", "name", a->chip,
+                            "cores", (int)a->n_gpu_core, "os", a->os, "ceilings");
+    if (gpu) add_use(gpu, &u);
+    json_array_append_new(list, gpu);
+    if (!a->ane) return;
+    app_unit_open(&u, "coreml", 0);
+    json_t *ane = json_pack("{s:s, s:s, s:s, s:n}", "id", "coreml0", "kind", "npu", "name",
+                            "Apple Neural Engine", "ceilings");
+    if (ane) add_use(ane, &u);
+    json_array_append_new(list, ane);
+}
+
 json_t *app_host_json(const imp_host *h, const imp_ceilings *c)
 {
     json_t *list = json_array();
-    json_array_append_new(
-        list, json_pack("{s:s, s:s, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:{s:I, s:I}, s:o, s:b, s:n}",
-                        "id", "cpu", "kind", "cpu", "name", app_json_text(h->cpu, strlen(h->cpu)), "packages",
-                        (int)h->n_package, "numa_nodes", (int)h->n_numa, "cores", (int)h->n_core, "threads",
-                        (int)h->n_pu, "core_kinds", kinds_json(h), "caches", caches_json(h), "isa",
-                        isa_json(h->isa), "memory", "total", (json_int_t)h->mem_total, "available",
-                        (json_int_t)h->mem_available, "ceilings", ceilings_json(c), "usable", 1, "reason"));
+    app_unit cpu, cuda = {0};
+    app_unit_open(&cpu, "cpu", 1);
+    json_t *o = json_pack("{s:s, s:s, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:{s:I, s:I}, s:o}", "id",
+                          "cpu", "kind", "cpu", "name", app_json_text(h->cpu, strlen(h->cpu)), "packages",
+                          (int)h->n_package, "numa_nodes", (int)h->n_numa, "cores", (int)h->n_core, "threads",
+                          (int)h->n_pu, "core_kinds", kinds_json(h), "caches", caches_json(h), "isa",
+                          isa_json(h->isa), "memory", "total", (json_int_t)h->mem_total, "available",
+                          (json_int_t)h->mem_available, "ceilings", ceilings_json(c));
+    if (o) add_use(o, &cpu);
+    json_array_append_new(list, o);
+    if (h->n_nvidia > 0) app_unit_open(&cuda, "cuda", 1);
+    for (uint32_t i = 0; i < h->n_nvidia; i++) json_array_append_new(list, nvidia_json(h, i, &cuda));
+    apple_json(list, h);
     for (uint32_t i = 0; i < h->n_other; i++) {
-        const imp_host_other *o = &h->other[i];
+        const imp_pci_unit *x = &h->other[i];
         char id[40];
         snprintf(id, sizeof id, "other%u", i);
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o, s:n, s:b, s:s}", "id", id, "kind",
-                                              "other", "name", app_json_text(o->name, strlen(o->name)),
-                                              "where", app_json_text(o->where, strlen(o->where)), "ceilings",
-                                              "usable", 0, "reason", o->reason));
+                                              x->kind, "name", app_json_text(x->name, strlen(x->name)),
+                                              "where", app_json_text(x->where, strlen(x->where)), "ceilings",
+                                              "usable", 0, "reason", x->reason));
     }
     return json_pack("{s:s, s:s, s:o}", "os", h->os, "arch", h->arch, "devices", list);
 }

@@ -82,42 +82,29 @@ static void read_kinds(hwloc_topology_t t, imp_host *h)
     if (h->n_kind == 0) h->kind[h->n_kind++] = (imp_host_kind){.n_core = h->n_core, .efficiency = -1};
 }
 
-static const char *vendor_name(unsigned id)
+static imp_pci_unit *add_other(imp_host *h)
 {
-    switch (id) {
-    case 0x10de: return "NVIDIA";
-    case 0x1002: return "AMD";
-    case 0x8086: return "Intel";
-    case 0x106b: return "Apple";
-    case 0x1da3: return "Habana";
-    default: return NULL;
+    return h->n_other == IMP_HOST_OTHERS ? NULL : &h->other[h->n_other++];
+}
+
+/* NVIDIA's own description, and of the PCI bus whatever that does not cover. */
+static void read_accelerators(imp_host *h)
+{
+    imp_pci_unit pci[IMP_HOST_OTHERS];
+    imp_nvml *nvml;
+    imp_error why = {0};
+    if (imp_nvml_open(NULL, &nvml, &why) == IMP_OK) {
+        h->n_nvidia = imp_nvml_gpus(nvml, h->nvidia, IMP_NVIDIA_GPUS, h->nvidia_driver);
+        imp_nvml_close(nvml);
     }
-}
-
-static imp_host_other *add_other(imp_host *h)
-{
-    if (h->n_other == IMP_HOST_OTHERS) return NULL;
-    imp_host_other *o = &h->other[h->n_other++];
-    snprintf(o->reason, sizeof o->reason, "no driver for it in this build");
-    return o;
-}
-
-/* PCI classes 03 (display, also GPUs without a screen) and 12 (processing accelerators) of vendors that make them. */
-static void read_pci(hwloc_topology_t t, imp_host *h)
-{
-    hwloc_obj_t o = NULL;
-    while ((o = hwloc_get_next_pcidev(t, o)) != NULL) {
-        const struct hwloc_pcidev_attr_s *p = &o->attr->pcidev;
-        const char *vendor = vendor_name(p->vendor_id), *model = hwloc_obj_get_info_by_name(o, "PCIDevice");
-        if ((p->class_id >> 8) != 0x03 && (p->class_id >> 8) != 0x12) continue;
-        if (!vendor) continue; /* a server's or virtual machine's display adapter computes nothing */
-        imp_host_other *x = add_other(h);
-        if (!x) return;
-        if (model)
-            snprintf(x->name, sizeof x->name, "%s %.80s", vendor, model);
-        else
-            snprintf(x->name, sizeof x->name, "%s device %04x:%04x", vendor, p->vendor_id, p->device_id);
-        snprintf(x->where, sizeof x->where, "%04x:%02x:%02x.%x", p->domain, p->bus, p->dev, p->func);
+    (void)imp_apple_read(&h->apple);
+    uint32_t n = imp_pci_read("/sys", pci, IMP_HOST_OTHERS);
+    for (uint32_t i = 0; i < n; i++) {
+        if (pci[i].vendor == 0x10de && h->n_nvidia > 0) continue;
+        imp_pci_unit *x = add_other(h);
+        if (x == NULL) return;
+        *x = pci[i];
+        if (x->vendor == 0x10de) (void)snprintf(x->reason, sizeof x->reason, "%.95s", why.text);
     }
 }
 
@@ -125,21 +112,24 @@ static void read_pci(hwloc_topology_t t, imp_host *h)
 static void read_nodes(imp_host *h)
 {
     static const struct {
-        const char *vendor, *what, *pattern;
-    } node[] = {{"NVIDIA", "NVIDIA GPU", "/dev/nvidia%d"}, {"", "accelerator", "/dev/accel/accel%d"}};
+        const char *what, *kind, *pattern;
+    } node[] = {{"NVIDIA GPU", "gpu", "/dev/nvidia%d"}, {"accelerator", "npu", "/dev/accel/accel%d"}};
     for (size_t i = 0; i < IMP_COUNT(node); i++) {
-        bool known = false;
+        bool known = i == 0 && h->n_nvidia > 0;
         for (uint32_t j = 0; j < h->n_other; j++)
-            known = known ||
-                    (*node[i].vendor && !strncmp(h->other[j].name, node[i].vendor, strlen(node[i].vendor)));
+            known =
+                known || (i == 0 ? h->other[j].vendor == 0x10de : !strcmp(h->other[j].kind, node[i].kind));
         for (int n = 0; n < IMP_HOST_OTHERS && !known; n++) {
             char path[32];
             snprintf(path, sizeof path, node[i].pattern, n);
             if (access(path, F_OK)) continue;
-            imp_host_other *x = add_other(h);
+            imp_pci_unit *x = add_other(h);
             if (!x) return;
+            *x = (imp_pci_unit){.vendor = i == 0 ? 0x10de : 0};
             snprintf(x->name, sizeof x->name, "%s", node[i].what);
+            snprintf(x->kind, sizeof x->kind, "%s", node[i].kind);
             snprintf(x->where, sizeof x->where, "%s", path);
+            snprintf(x->reason, sizeof x->reason, "only its device file is seen, not the driver's libraries");
         }
     }
 }
@@ -158,7 +148,6 @@ imp_status imp_host_read(imp_host *out, imp_error *err)
     *out = (imp_host){0};
     if (hwloc_topology_init(&t)) return imp_fail(err, IMP_DEVICE, "the machine's topology could not be read");
     leave_out_plugins(t);
-    hwloc_topology_set_io_types_filter(t, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
     hwloc_topology_set_type_filter(t, HWLOC_OBJ_L1ICACHE, HWLOC_TYPE_FILTER_KEEP_ALL);
     if (hwloc_topology_load(t)) {
         hwloc_topology_destroy(t);
@@ -172,8 +161,8 @@ imp_status imp_host_read(imp_host *out, imp_error *err)
     if (out->n_core == 0) out->n_core = imp_sys_n_core();
     read_caches(t, out);
     read_kinds(t, out);
-    read_pci(t, out);
     hwloc_topology_destroy(t);
+    read_accelerators(out);
     read_nodes(out);
     imp_sys_memory(&out->mem_total, &out->mem_available);
     out->isa = imp_cpu_features();

@@ -6,7 +6,9 @@
 #ifndef IMP_HOST_H
 #define IMP_HOST_H
 
-#include "base/base.h"
+#include "plan/apple.h"
+#include "plan/nvidia.h"
+#include "plan/pci.h"
 
 enum { IMP_HOST_KINDS = 8, IMP_HOST_CACHES = 12, IMP_HOST_OTHERS = 16 };
 
@@ -25,12 +27,6 @@ typedef struct imp_host_kind { /* cores that are alike; several on hybrid CPUs *
     int efficiency; /* order by speed, higher is faster; -1: unknown */
 } imp_host_kind;
 
-typedef struct imp_host_other { /* a compute unit that this build has no driver for */
-    char name[96];              /* "NVIDIA device 10de:2335" */
-    char where[32];             /* PCI address or device node */
-    char reason[64];            /* why it is not used */
-} imp_host_other;
-
 typedef struct imp_host {
     char cpu[128], os[64], arch[32];
     uint32_t n_package, n_numa, n_core, n_pu; /* that this process may use */
@@ -41,7 +37,11 @@ typedef struct imp_host {
     uint64_t llc_bytes; /* all caches of the last level together, 0: unknown */
     uint64_t mem_total, mem_available;
     uint64_t isa; /* imp_cpu_features bits that kernels may use */
-    imp_host_other other[IMP_HOST_OTHERS];
+    imp_nvidia_gpu nvidia[IMP_NVIDIA_GPUS];
+    uint32_t n_nvidia;
+    char nvidia_driver[80];              /* version, "": there is none */
+    imp_apple apple;                     /* all zero but on macOS */
+    imp_pci_unit other[IMP_HOST_OTHERS]; /* what this program has no driver for, with the reason */
     uint32_t n_other;
 } imp_host;
 
