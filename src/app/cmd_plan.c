@@ -217,6 +217,9 @@ static json_t *candidate_json(const plan *p, const imp_candidate *c)
                   c->excluded || c->joules < 0 ? json_null() : app_json_round(c->joules, 4), "excluded",
                   c->excluded ? json_string(c->excluded) : json_null());
     if (is_sim(p, c)) json_object_set_new(o, "simulated", json_string("SIMULATED"));
+    if (!c->excluded && c->joules >= 0) /* the power they follow from: measured here, published or assumed */
+        json_object_set_new(o, "joules_from",
+                            json_string(imp_mark_name(p->unit[c->decode].learn->machine.f[IMP_F_WATT].mark)));
     return o;
 }
 

@@ -14,6 +14,7 @@
 #include "dev/dev.h"
 #include "model/net.h"
 #include "plan/fit.h"
+#include "plan/meter.h"
 #include "plan/place.h"
 #include "plan/store.h"
 #include "sched/sched.h"
@@ -36,8 +37,11 @@ typedef struct imp_unit {
     imp_learn learn;        /* place_lock */
     bool only_forced;       /* the slow reference */
     double since_learn_s,
-        bytes[2];       /* its thread only: computed since the last lesson; bytes of a step, by phase */
-    double lane_s;      /* its thread only: time that embeddings may take beside sequences that generate */
+        bytes[2];     /* its thread only: computed since the last lesson; bytes of a step, by phase */
+    double lane_s;    /* its thread only: time that embeddings may take beside sequences that generate */
+    imp_power power;  /* its thread only */
+    imp_meter *meter; /* owned; NULL: why_unmetered */
+    char why_unmetered[128];
     uint64_t failed_ns; /* place_lock; when it last failed; 0: never */
     uint32_t n_fail;
     uint32_t n_learned; /* lessons since the store was written */

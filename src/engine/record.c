@@ -101,7 +101,10 @@ static void write_phase(imp_buf *b, const imp_record *r, int p)
         imp_buf_str(b, "null");
     imp_buf_fmt(b, ",\"bytes\":%.0f,\"joules\":", ph->bytes);
     if (sim && r->watt[p] > 0)
-        imp_buf_fmt(b, "%.4f", ph->s * r->watt[p]);
+        imp_buf_fmt(b, "%.4f,\"joules_from\":\"model\"", ph->s * r->watt[p]);
+    else if (!sim && ph->metered_s >= 0.5 * ph->s &&
+             ph->s > 0) /* the little that the meter missed is like the rest */
+        imp_buf_fmt(b, "%.4f,\"joules_from\":\"meter\"", ph->joules * ph->s / ph->metered_s);
     else
         imp_buf_str(b, "null");
     imp_buf_str(b, ",\"fallback\":");

@@ -263,10 +263,11 @@ static imp_cost_shape shape_of(const imp_unit *u, const imp_batch *b, bool embed
     return sh;
 }
 
-static double on_step(void *user, const imp_batch *b, bool embed, double s)
+static double on_step(void *user, const imp_batch *b, bool embed, double s, double *joules)
 {
     imp_instance *x = user;
     imp_unit *u = x->unit;
+    *joules = imp_power_step(&u->power, imp_now_ns(), s);
     int phase = !embed && b->n_tok == b->n_seq;
     u->since_learn_s += s;
     if (u->since_learn_s < LEARN_EVERY_S && u->bytes[phase] > 0) return u->bytes[phase];
@@ -276,6 +277,10 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s)
     imp_cost_time t;
     imp_mutex_lock(u->engine->place_lock);
     imp_learn_observe(&u->learn, c, &sh, s);
+    double watt = u->power.watt;
+    if (watt > 0)
+        u->learn.machine.f[IMP_F_WATT] =
+            (imp_value){watt, 0.9 * watt, 1.1 * watt, IMP_MARK_MEASURED, "energy meter of this machine"};
     imp_learn_predict(&u->learn, c, &sh, false, &t);
     u->failed_ns = 0;
     u->n_fail = 0;

@@ -50,6 +50,11 @@ static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, i
     imp_learn_init(&u->learn, &base);
     if (m == NULL && e->store != NULL)
         (void)!imp_store_get_learned(e->store, d->name, print, &u->learn, &ignored);
+    if (m == NULL && imp_meter_open(base.kind, d->ops->kind, &u->meter, &ignored) != IMP_OK)
+        (void)snprintf(u->why_unmetered, sizeof u->why_unmetered, "%.127s", ignored.text);
+    else if (m != NULL)
+        (void)snprintf(u->why_unmetered, sizeof u->why_unmetered, "a simulated unit has no meter");
+    u->power.meter = u->meter;
     imp_status s = imp_mutex_new(&u->device_lock);
     if (s == IMP_OK) s = imp_cond_new(&u->work);
     return s == IMP_OK ? s : imp_fail(err, s, "not enough memory to start");
@@ -127,6 +132,7 @@ void imp_units_close(imp_engine *e)
         imp_unit *u = e->unit[i];
         keep_learned(e, u);
         u->device->ops->close(u->device);
+        imp_meter_close(u->meter);
         imp_cond_free(u->work);
         imp_mutex_free(u->device_lock);
         imp_sys_free(u);
@@ -181,6 +187,9 @@ char *imp_units_json(imp_engine *e)
             imp_buf_str(&b, ",\"settings\":");
             imp_settings_write(&b, e);
         }
+        imp_buf_str(&b, ",\"meter\":");
+        imp_text_write(&b, u->meter != NULL ? imp_meter_name(u->meter) : u->why_unmetered);
+        imp_buf_fmt(&b, ",\"metered\":%s", u->meter != NULL ? "true" : "false");
         imp_buf_fmt(&b, ",\"observed\":%llu,\"residual\":%.4f,\"numbers\":{",
                     (unsigned long long)u->learn.n_observed, u->learn.residual);
         for (int f = 0, first = 1; f < IMP_N_FIELD; f++) {

@@ -126,11 +126,18 @@ imp_status imp_meter_open_nvml(const char *library, uint32_t gpu, imp_meter **ou
     return s;
 }
 
+static const char *g_rapl_root;
+
+void imp_meter_set_rapl_root(const char *root)
+{
+    g_rapl_root = root;
+}
+
 imp_status imp_meter_open(imp_unit_kind kind, const char *driver, imp_meter **out, imp_error *err)
 {
     *out = NULL;
     if (strcmp(driver, "cuda") == 0) return imp_meter_open_nvml(NULL, 0, out, err);
-    if (kind == IMP_UNIT_CPU) return imp_meter_open_rapl(NULL, out, err);
+    if (kind == IMP_UNIT_CPU) return imp_meter_open_rapl(g_rapl_root, out, err);
     return imp_fail(err, IMP_NOT_FOUND, "no energy meter of this unit is read");
 }
 

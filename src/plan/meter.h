@@ -19,6 +19,8 @@ IMP_MUST_USE imp_status imp_meter_open_rapl(const char *root, imp_meter **out, i
 /* library NULL: the system's. gpu: its number in NVML. NOT_FOUND, DEVICE. */
 IMP_MUST_USE imp_status imp_meter_open_nvml(const char *library, uint32_t gpu, imp_meter **out,
                                             imp_error *err);
+/* From now on imp_meter_open looks for RAPL there; NULL: where the system has it. For tests; root must stay. */
+void imp_meter_set_rapl_root(const char *root);
 /* The meter of a unit: RAPL for a CPU, NVML for a GPU whose driver is "cuda". */
 IMP_MUST_USE imp_status imp_meter_open(imp_unit_kind kind, const char *driver, imp_meter **out,
                                        imp_error *err);

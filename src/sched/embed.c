@@ -54,16 +54,18 @@ void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error 
 void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch *b, bool embed, uint64_t t0)
 {
     uint64_t ns = x->dev->ops->last_ns != NULL ? x->dev->ops->last_ns(x) : imp_now_ns() - t0;
-    double sec = (double)ns * 1e-9, bytes = 0;
+    double sec = (double)ns * 1e-9, bytes = 0, joules = -1;
     t->s = sec;
-    if (s->c.hooks.on_step != NULL) bytes = s->c.hooks.on_step(s->c.hooks.user, b, embed, sec);
+    if (s->c.hooks.on_step != NULL) bytes = s->c.hooks.on_step(s->c.hooks.user, b, embed, sec, &joules);
     for (uint32_t i = 0; i < t->n_seq; i++) {
         job *j = s->seq_job[i];
         bool decode = !embed && j->n_ids > j->n_prompt && j->n_ids - j->n_past == 1;
         imp_sched_phase *p = &j->phase[decode ? 1 : 0];
         p->n_tok += s->seq[i].n_tok;
+        if (joules >= 0) p->joules += joules * s->seq[i].n_tok / t->n_tok;
         if (i > 0 && s->seq_job[i - 1] == j) continue;
         p->s += sec;
+        if (joules >= 0) p->metered_s += sec;
         p->bytes += bytes;
     }
 }

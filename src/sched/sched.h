@@ -22,6 +22,9 @@ typedef struct imp_sched_phase {
     uint32_t n_tok;
     double s;     /* of the steps it took part in, by the device's clock */
     double bytes; /* that those steps moved, as the cost model counts them */
+    /* Its share of what an energy meter saw: of a step that several requests have part in, by their tokens. metered_s: of s,
+     * the time the meter knew. */
+    double joules, metered_s;
 } imp_sched_phase;
 
 /* A cache that moved from one device to another: what was copied while the prefill still ran, and what after it. */
@@ -44,8 +47,8 @@ void imp_sched_job_get(const struct job *j, imp_sched_job_info *out);
 /* What the engine wants to know or decide; any may be NULL. Called on the scheduler's thread without its lock. */
 typedef struct imp_sched_hooks {
     void *user;
-    /* A step of the batch took s seconds. Returns the bytes it moved. */
-    double (*on_step)(void *user, const imp_batch *b, bool embed, double s);
+    /* A step of the batch took s seconds. Returns the bytes it moved; *joules: what it used, < 0: not metered. */
+    double (*on_step)(void *user, const imp_batch *b, bool embed, double s, double *joules);
     /* A job with `split` has its first token, its cache is exported: true when it was moved (imp_sched_move). */
     bool (*on_prefilled)(void *user, struct job *j);
     /* The device failed: true when the job was moved, false ends it with err. */
@@ -101,7 +104,7 @@ bool imp_sched_step_generate(imp_sched *s, double *decode_s);
 /* As many inputs as are thought to take budget_s at most, by the `predict` hook; *used_s: what they took. *pending: there
  * are more. */
 bool imp_sched_step_embed(imp_sched *s, double budget_s, double *used_s, bool *pending);
-void imp_sched_drop_cache(imp_sched *s); /* what only the prefix cache holds; its thread */
+void imp_sched_drop_cache(imp_sched *s);                /* what only the prefix cache holds; its thread */
 void imp_sched_add_stats(imp_sched *s, imp_stats *out); /* adds to what is there */
 
 #endif
