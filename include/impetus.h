@@ -125,7 +125,7 @@ const imp_model_info *imp_model_get_info(const imp_model *m);
 /* Memory of a model, from the same code that allocates it. Bytes. */
 typedef struct imp_memory {
     uint64_t weights, kv, scratch, other, total;
-    uint64_t process;     /* what the program itself holds in memory: measured before any model, and 3 MiB for
+    uint64_t process;     /* what the program itself holds in memory: measured before any model, and 2 MiB for
                              serving; not in total */
     uint64_t available;   /* what the limit was when this was computed */
     uint32_t largest_ctx; /* the largest n_ctx that fits, 0: not even the smallest */

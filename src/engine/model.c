@@ -309,10 +309,21 @@ imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_err
     bool own = d->ops->mem_free != NULL;
     if (m->engine->config.mem_bytes == 0)
         want.mem_bytes = (own ? d->ops->mem_free(d) : want.mem_bytes) + x->fit.memory.total;
-    want.n_ctx = n_ctx;
+    /* A device may hold the weights once for all its executables and then plans none for a further one: they count here. */
     imp_fit fit = {0};
+    imp_fit_want again = want;
+    again.n_ctx = x->fit.n_ctx;
+    again.mem_bytes = UINT64_MAX;
+    IMP_TRY(imp_fit_compute(d, m->net, &again, &fit, err));
+    uint64_t there = x->fit.memory.weights, planned = fit.memory.weights;
+    uint64_t held = there > planned ? IMP_MIN(there - planned, want.mem_bytes) : 0;
+    want.n_ctx = n_ctx;
+    want.mem_bytes -= held;
     imp_status s = imp_fit_compute(d, m->net, &want, &fit, err);
     *out = fit.memory;
+    out->weights += held;
+    out->total += held;
+    out->available += held;
     return s;
 }
 
