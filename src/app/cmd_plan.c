@@ -3,6 +3,7 @@
  * Idea:    memory comes from the engine's own fit, times from the placer over the machine as it was calibrated - or,
  *          with --assume, as it was published. What stems from a profile is stamped SIMULATED. */
 #include "app/app.h"
+#include "app/mixed.h"
 #include "dev/dev.h"
 #include "model/net.h"
 #include "plan/host.h"
@@ -297,33 +298,85 @@ static void plan_human(const plan *p, const char *path)
         printf("  %-44s%s\n", p->host.other[i].name, p->host.other[i].reason);
 }
 
+/* A plan as the options ask for it, not made yet. */
+static imp_status plan_new(app *a, plan **out)
+{
+    plan *p = *out = imp_arena_alloc(a->arena, sizeof *p);
+    if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS, sizeof *p->learn)))
+        return imp_fail(&a->err, IMP_NOMEM, "out of memory");
+    p->assume = opt_str(&a->opt, OPT_ASSUME);
+    p->prompt = opt_set(&a->opt, OPT_PLAN_PROMPT) ? opt_u32(&a->opt, OPT_PLAN_PROMPT) : DEFAULT_PROMPT;
+    p->gen = opt_set(&a->opt, OPT_PLAN_GEN) ? opt_u32(&a->opt, OPT_PLAN_GEN) : DEFAULT_GEN;
+    p->batch = opt_set(&a->opt, OPT_PLAN_BATCH) ? opt_u32(&a->opt, OPT_PLAN_BATCH) : 1;
+    return IMP_OK;
+}
+
+static imp_status deciding_unit(app *a, const plan *p, app_unit *out)
+{
+    if (p->choice.chosen < 0)
+        return imp_fail(&a->err, IMP_UNSUPPORTED,
+                        "no device can run the model, so nothing can be planned for one");
+    uint8_t i = p->choice.cand[p->choice.chosen].decode;
+    *out = (app_unit){.learn = &p->learn[i],
+                      .name = p->unit[i].name,
+                      .simulated = p->simulated[i],
+                      .calibrated = p->calibrated,
+                      .n_prompt = p->prompt,
+                      .n_gen = p->gen};
+    return IMP_OK;
+}
+
+imp_status app_plan_unit(app *a, const char *path, const imp_net *net, app_unit *out)
+{
+    plan *p;
+    IMP_TRY(plan_new(a, &p));
+    IMP_TRY(app_engine(a));
+    IMP_TRY(make_plan(a, path, net, p));
+    return deciding_unit(a, p, out);
+}
+
+/* mixed: the plan of types, printed behind the plan of devices; NULL: none. */
+static app_result plan_print(app *a, const plan *p, const char *path, const app_mixed *mixed)
+{
+    if (opt_on(&a->opt, OPT_JSON)) {
+        json_t *doc = plan_json(p, path);
+        if (doc && mixed) json_object_set_new(doc, "mixed", app_mixed_json(mixed));
+        return app_print_json(a, doc);
+    }
+    plan_human(p, path);
+    if (mixed) app_mixed_print(mixed);
+    return APP_OK;
+}
+
+static app_result plan_mixed(app *a, const plan *p, const char *path, imp_net *net)
+{
+    app_unit unit;
+    app_mixed mixed;
+    if (deciding_unit(a, p, &unit) != IMP_OK || app_mixed_make(a, path, net, &unit, &mixed) != IMP_OK)
+        return APP_FAILED;
+    app_result r = plan_print(a, p, path, &mixed);
+    app_mixed_deinit(&mixed);
+    return r;
+}
+
 app_result cmd_plan(app *a)
 {
     const char *path;
     imp_net *net = NULL;
-    plan *p = imp_arena_alloc(a->arena, sizeof *p);
-    if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS, sizeof *p->learn)))
-        return app_failed(a, "out of memory");
+    plan *p;
     if (opt_set(&a->opt, OPT_PLAN_BATCH)) {
         if (a->opt.v[OPT_PARALLEL].explicit_ &&
             opt_u32(&a->opt, OPT_PARALLEL) != opt_u32(&a->opt, OPT_PLAN_BATCH))
             return app_usage(a, "--batch and --parallel mean the same here; give one of them");
         a->opt.v[OPT_PARALLEL] = a->opt.v[OPT_PLAN_BATCH];
     }
-    p->assume = opt_str(&a->opt, OPT_ASSUME);
-    p->prompt = opt_set(&a->opt, OPT_PLAN_PROMPT) ? opt_u32(&a->opt, OPT_PLAN_PROMPT) : DEFAULT_PROMPT;
-    p->gen = opt_set(&a->opt, OPT_PLAN_GEN) ? opt_u32(&a->opt, OPT_PLAN_GEN) : DEFAULT_GEN;
-    p->batch = opt_set(&a->opt, OPT_PLAN_BATCH) ? opt_u32(&a->opt, OPT_PLAN_BATCH) : 1;
+    if (plan_new(a, &p) != IMP_OK) return APP_FAILED;
     if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK || app_engine(a) != IMP_OK) return APP_FAILED;
     if (imp_net_open(path, opt_u32(&a->opt, OPT_CTX), &net, &a->err) != IMP_OK) return APP_FAILED;
-    imp_status s = make_plan(a, path, net, p);
+    app_result r = APP_FAILED;
+    if (make_plan(a, path, net, p) == IMP_OK)
+        r = opt_on(&a->opt, OPT_MIXED) ? plan_mixed(a, p, path, net) : plan_print(a, p, path, NULL);
     imp_net_close(net);
-    if (s != IMP_OK) return APP_FAILED;
-    app_result r = APP_OK;
-    if (opt_on(&a->opt, OPT_JSON))
-        r = app_print_json(a, plan_json(p, path));
-    else
-        plan_human(p, path);
-    a->err = (imp_error){0};
+    if (r == APP_OK) a->err = (imp_error){0};
     return r;
 }

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "app/app.h"
+#include "app/mixed.h"
 #include "engine/quantize.h"
 
 enum { WINDOW = 512, MAX_WINDOWS = 16 };
@@ -16,6 +17,8 @@ typedef struct quantization {
     imp_quant_options opt;
     imp_quant_report report;
     imp_importance *importance;
+    bool is_mixed;
+    app_mixed mixed;
     uint64_t shown;
 } quantization;
 
@@ -76,6 +79,27 @@ static imp_status calibrate(quantization *q)
     return s;
 }
 
+/* Types by the mixed plan for the device that was asked for. */
+static imp_status mix(quantization *q)
+{
+    app *a = q->a;
+    app_unit unit;
+    imp_net *net;
+    IMP_TRY(imp_net_open(q->in, 0, &net, &a->err));
+    imp_status s = net->generate != NULL
+                       ? app_plan_unit(a, q->in, net, &unit)
+                       : imp_fail(&a->err, IMP_UNSUPPORTED,
+                                  "'%.200s' makes embeddings; a mix is chosen by the divergence of "
+                                  "next-token distributions",
+                                  q->in);
+    if (s == IMP_OK) s = app_mixed_make(a, q->in, net, &unit, &q->mixed);
+    imp_net_close(net);
+    if (s != IMP_OK) return s;
+    imp_mix_types(&q->mixed.mix, q->opt.type);
+    q->opt.importance = q->mixed.importance;
+    return IMP_OK;
+}
+
 /* ---- saying it ------------------------------------------------------------------------------------------ */
 
 static json_t *tensor_json(const imp_quant_tensor *t)
@@ -96,11 +120,13 @@ static json_t *report_json(const quantization *q)
     json_t *list = json_array();
     for (uint64_t i = 0; i < r->n_tensor; i++) json_array_append_new(list, tensor_json(&r->tensor[i]));
     const char *text = opt_str(&q->a->opt, OPT_CALIBRATION);
-    return json_pack("{s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:o}", "in", q->in, "out", q->out, "type",
-                     opt_str(&q->a->opt, OPT_TYPE), "calibration",
-                     text != NULL ? json_string(text) : json_null(), "from_bytes", (json_int_t)r->from_bytes,
-                     "to_bytes", (json_int_t)r->to_bytes, "changed", (json_int_t)r->n_changed, "fallbacks",
-                     (json_int_t)r->n_fallback, "tensors", list);
+    json_t *doc = json_pack(
+        "{s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:o}", "in", q->in, "out", q->out, "type",
+        opt_str(&q->a->opt, OPT_TYPE), "calibration", text != NULL ? json_string(text) : json_null(),
+        "from_bytes", (json_int_t)r->from_bytes, "to_bytes", (json_int_t)r->to_bytes, "changed",
+        (json_int_t)r->n_changed, "fallbacks", (json_int_t)r->n_fallback, "tensors", list);
+    if (doc != NULL && q->is_mixed) json_object_set_new(doc, "mixed", app_mixed_json(&q->mixed));
+    return doc;
 }
 
 static imp_status write_report(const quantization *q, json_t *doc)
@@ -126,6 +152,7 @@ static void print_human(const quantization *q)
            app_size_text(r->from_bytes, from), (unsigned long long)r->n_changed,
            (unsigned long long)r->n_tensor);
     if (r->n_changed > 0) printf("largest relative error of a tensor: %.5f (%s)\n", worst, name);
+    if (q->is_mixed) app_mixed_print(&q->mixed);
     for (uint64_t i = 0; i < r->n_tensor; i++)
         if (r->tensor[i].why != NULL)
             printf("%s is %s: %s\n", r->tensor[i].name, imp_dtype_get(r->tensor[i].to)->name,
@@ -138,13 +165,16 @@ static app_result read_options(quantization *q)
 {
     app *a = q->a;
     const char *type = opt_str(&a->opt, OPT_TYPE);
+    q->is_mixed = type != NULL && !strcmp(type, "mixed");
+    if (q->is_mixed) return APP_OK;
     if (type == NULL) return app_usage(a, "--type is missing; say for example --type q4_k");
     q->type = imp_dtype_from_name(type);
     if (imp_dtype_get(q->type)->from_f32 == NULL)
-        return app_usage(a,
-                         "--type: '%.40s' is none of f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, "
-                         "q4_1, q4_0, q3_k, q2_k",
-                         type);
+        return app_usage(
+            a,
+            "--type: '%.40s' is none of mixed, f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, "
+            "q4_1, q4_0, q3_k, q2_k",
+            type);
     for (int g = 0; g < IMP_N_GROUP; g++) q->opt.type[g] = q->type;
     return APP_OK;
 }
@@ -156,7 +186,7 @@ static imp_status quantize(quantization *q)
         return imp_fail(err, IMP_UNSUPPORTED, "'%.200s' is a folder; quantize reads GGUF files", q->in);
     imp_status s = imp_pool_new(app_n_thread(q->a), &q->opt.pool);
     if (s != IMP_OK) return imp_fail(err, s, "the threads could not be started");
-    s = calibrate(q);
+    s = q->is_mixed ? mix(q) : calibrate(q);
     if (s != IMP_OK) return s;
     q->opt.progress = progress;
     q->opt.user = q;
@@ -185,6 +215,7 @@ app_result cmd_quantize(app *a)
         json_decref(doc);
     }
     imp_importance_free(q.importance);
+    app_mixed_deinit(&q.mixed);
     imp_quant_report_deinit(&q.report);
     if (q.opt.pool != NULL) imp_pool_free(q.opt.pool);
     return r;

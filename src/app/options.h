@@ -37,7 +37,8 @@ typedef enum app_cmd_id {
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(TOKENIZE) | C_(DETOKENIZE) | C_(LOGITS) | C_(PERPLEXITY))
 #define CMDS_SIZED (CMDS_LOAD | C_(PLAN))
 #define CMDS_DEV   (CMDS_SIZED | C_(BENCH))
-#define CMDS_STORE (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(PLAN) | C_(CALIBRATE) | C_(EXPLAIN) | C_(DEVICES))
+#define CMDS_STORE                                                                                           \
+    (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(PLAN) | C_(CALIBRATE) | C_(EXPLAIN) | C_(DEVICES) | C_(QUANTIZE))
 
 typedef enum app_opt_type {
     TYPE_BOOL,  /* --json, --json=no */
@@ -68,7 +69,7 @@ typedef enum app_opt_type {
       "seconds that running answers get at the end")                                                         \
     X(MAX_BODY, "max-body", 0, TYPE_BYTES, 1024, 1e12, "32M", "SIZE", C_(SERVE), "largest request")          \
     X(QUEUE, "queue", 0, TYPE_UINT, 1, 1e6, "1024", "N", C_(SERVE), "requests that may wait before 429")     \
-    X(DEVICE, "device", 0, TYPE_STR, 0, 0, NULL, "D,...", CMDS_DEV | C_(CALIBRATE),                          \
+    X(DEVICE, "device", 0, TYPE_STR, 0, 0, NULL, "D,...", CMDS_DEV | C_(CALIBRATE) | C_(QUANTIZE),           \
       "where to compute: cpu, cuda (an NVIDIA GPU), coreml, ref (the slow reference), sim:PROFILE; "         \
       "default: all "                                                                                        \
       "there are")                                                                                           \
@@ -158,7 +159,7 @@ typedef enum app_opt_type {
     X(BUCKETS, "buckets", 0, TYPE_UINTS, 1, 32768, "64,128,256,512", "N,...", C_(CONVERT),                   \
       "lengths in tokens, one function each")                                                                \
     X(COMPRESS, "compress", 0, TYPE_STR, 0, 0, "fp16", "FORM", C_(CONVERT),                                  \
-      "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32, w8a8")               \
+      "fp16, lut4, lut6 (1|2|3|4|6|8; gN: a palette for N rows, t: one), int8, int4, int4b32, w8a8")         \
     X(FIT_TEXT, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT),                                 \
       "one text a line, like those the model will see: compressed weights are fitted to it")                 \
     X(DECODE, "decode", 0, TYPE_UINT, 2, 32768, NULL, "N", C_(CONVERT),                                      \
@@ -176,9 +177,16 @@ typedef enum app_opt_type {
     X(CHUNK, "chunk", 0, TYPE_BYTES, 1024, 1e12, NULL, "SIZE", C_(CONVERT),                                  \
       "weights of one package at most; default 950 MB")                                                      \
     X(TYPE, "type", 0, TYPE_STR, 0, 0, NULL, "T", C_(QUANTIZE),                                              \
-      "type of the matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k, q2_k")    \
-    X(CALIBRATION, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(QUANTIZE),                             \
-      "a text that shows which columns of the matrices matter")                                              \
+      "type of the matrices: mixed, f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k, "  \
+      "q2_k")                                                                                                \
+    X(CALIBRATION, "calibration", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(QUANTIZE) | C_(PLAN),                  \
+      "a text to measure on: which columns matter, what types cost; mixed: default the model's own words")   \
+    X(MIXED, "mixed", 0, TYPE_BOOL, 0, 0, NULL, "", C_(PLAN),                                                \
+      "which type each part of the model should get, measured and priced")                                   \
+    X(MAX_KL, "max-kl", 0, TYPE_FLOAT, 1e-6, 10, "0.01", "X", C_(PLAN) | C_(QUANTIZE),                       \
+      "mixed: the divergence from the source that is allowed, nats a token")                                 \
+    X(GOAL, "goal", 0, TYPE_CHOICE, 0, 0, "balance", "balance|time|size", C_(PLAN) | C_(QUANTIZE),           \
+      "mixed: what is made small within that")                                                               \
     X(REPORT, "report", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(QUANTIZE),                                       \
       "write what became of every tensor as JSON")                                                           \
     X(NO_MEASURE, "no-measure", 0, TYPE_BOOL, 0, 0, NULL, "", C_(DEVICES), "list only; measure nothing")     \

@@ -57,6 +57,7 @@ static imp_status choose(work *w, const imp_tensor *t, uint32_t n_layer, imp_qua
     q->to = t->dtype;
     if (group < 0) return IMP_OK;
     imp_dtype want = w->opt->type[group];
+    if (want == IMP_DTYPE_NONE) return IMP_OK;
     imp_dtype to = imp_type_for_row(want, imp_tensor_n_col(t));
     if (to == t->dtype && to == want) return IMP_OK; /* already so: copied as it is */
     imp_tensor_range range;

@@ -24,7 +24,7 @@ typedef struct imp_quant_report {
 } imp_quant_report;
 
 typedef struct imp_quant_options {
-    imp_dtype type[IMP_N_GROUP];
+    imp_dtype type[IMP_N_GROUP];      /* NONE: as it is */
     const imp_importance *importance; /* borrowed; NULL: all columns count the same */
     imp_pool *pool;
     void (*progress)(void *user, const char *tensor, uint64_t done,

@@ -183,6 +183,24 @@ imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t, 
     return g->n;
 }
 
+imp_status imp_graph_rebind(imp_graph *g, imp_val v, const imp_tensor *t, imp_error *err)
+{
+    imp_node *n = v >= 1 && v <= g->n ? g->node[v - 1] : NULL;
+    if (n == NULL || n->op != IMP_OP_WEIGHT) return imp_fail(err, IMP_INVALID, "value %u is no weight", v);
+    imp_tensor *part = (imp_tensor *)(uintptr_t)n->u.weight.part; /* the graph's own copy */
+    for (uint32_t i = 0; i < n->u.weight.n_part; i++) {
+        const imp_dtype_info *d = imp_dtype_get(t[i].dtype);
+        bool same = t[i].n_dim == part[i].n_dim && t[i].dim[0] == part[i].dim[0] &&
+                    (t[i].n_dim < 2 || t[i].dim[1] == part[i].dim[1]) && t[i].dtype == t[0].dtype;
+        if (!same ||
+            (t[i].dtype != IMP_AFFINE && (d->to_f32 == NULL || imp_tensor_n_col(&t[i]) % d->block_elem != 0)))
+            return imp_fail(err, IMP_INVALID, "weight \"%s\" cannot become %s of this shape", n->name,
+                            d->name);
+    }
+    memcpy(part, t, n->u.weight.n_part * sizeof *t);
+    return IMP_OK;
+}
+
 imp_val imp_g_embed(imp_graph *g, imp_val w, imp_embed_by by, int32_t offset)
 {
     if (!inputs_ok(g, IMP_OP_EMBED, 1, &w, 1, 0)) return 0;

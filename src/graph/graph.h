@@ -129,6 +129,10 @@ void imp_graph_scope(imp_graph *g, const char *fmt, ...) IMP_PRINTF(2, 3);
 imp_val imp_g_weight(imp_graph *g, const char *name, const imp_tensor *t);
 imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t,
                            uint32_t n_part); /* equal shapes */
+/* Weight v of a finished graph reads other tensors of the same shape and number, perhaps of another type: to try or to price
+ * a model in other types. data may be NULL when the graph is only priced. No executable of g may be alive, unless it was
+ * compiled from these very tensors. INVALID: another shape, or rows that are no whole blocks. */
+IMP_MUST_USE imp_status imp_graph_rebind(imp_graph *g, imp_val v, const imp_tensor *t, imp_error *err);
 imp_val imp_g_embed(imp_graph *g, imp_val w, imp_embed_by by, int32_t offset);
 imp_val imp_g_linear(imp_graph *g, imp_val x, imp_val w, imp_val bias /* or 0 */);
 imp_val imp_g_rms_norm(imp_graph *g, imp_val x, imp_val w /* or 0 */, float eps,

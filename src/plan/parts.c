@@ -65,7 +65,10 @@ const char *imp_group_text(int group, uint32_t n_layer, char *buf, size_t cap)
     uint32_t third = (uint32_t)(group - 2) % IMP_THIRDS; /* layers with layer * 3 / n_layer == third */
     uint32_t first = (third * n_layer + IMP_THIRDS - 1) / IMP_THIRDS;
     uint32_t end = ((third + 1) * n_layer + IMP_THIRDS - 1) / IMP_THIRDS;
-    (void)snprintf(buf, cap, "%s, layers %u-%u", part, first, end - 1);
+    if (end == first + 1)
+        (void)snprintf(buf, cap, "%s, layer %u", part, first);
+    else
+        (void)snprintf(buf, cap, "%s, layers %u-%u", part, first, end - 1);
     return buf;
 }
 

@@ -20,6 +20,8 @@ static const char SCHEMA[] =
     "INTEGER, data BLOB);"
     "CREATE TABLE IF NOT EXISTS learned(unit TEXT PRIMARY KEY, fingerprint TEXT, at INTEGER, size INTEGER, "
     "data BLOB);"
+    "CREATE TABLE IF NOT EXISTS mix(key TEXT PRIMARY KEY, fingerprint TEXT, at INTEGER, size INTEGER, data "
+    "BLOB);"
     "CREATE TABLE IF NOT EXISTS explanation(seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER, json TEXT);"
     "CREATE INDEX IF NOT EXISTS explanation_id ON explanation(id);";
 
@@ -234,6 +236,16 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
         l->p[i][i] = d.key[i].var + 1e-3;
     }
     return IMP_OK;
+}
+
+imp_status imp_store_put_mix(imp_store *s, const char *key, const void *data, size_t n, imp_error *err)
+{
+    return put_blob(s, "INSERT OR REPLACE INTO mix VALUES(?,?,?,?,?)", key, "", data, n, err);
+}
+
+imp_status imp_store_get_mix(imp_store *s, const char *key, void *data, size_t n, imp_error *err)
+{
+    return get_blob(s, "SELECT fingerprint, at, data FROM mix WHERE key=?", key, "", data, n, NULL, err);
 }
 
 /* ---- explanations --------------------------------------------------------------------------------- */

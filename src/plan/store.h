@@ -34,6 +34,11 @@ IMP_MUST_USE imp_status imp_store_put_learned(imp_store *s, const char *unit, co
 /* Into a learner that was just made; NOT_FOUND: nothing is known of this unit on this machine. */
 IMP_MUST_USE imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fingerprint,
                                               imp_learn *l, imp_error *err);
+/* What types cost a model (mix.h), as bytes of a fixed size; key: model, text and CPU. NOT_FOUND: nothing of that size. */
+IMP_MUST_USE imp_status imp_store_put_mix(imp_store *s, const char *key, const void *data, size_t n,
+                                          imp_error *err);
+IMP_MUST_USE imp_status imp_store_get_mix(imp_store *s, const char *key, void *data, size_t n,
+                                          imp_error *err);
 /* Explanations as JSON text; the last 1000 are kept. */
 IMP_MUST_USE imp_status imp_store_put_explanation(imp_store *s, uint64_t id, const char *json,
                                                   imp_error *err);

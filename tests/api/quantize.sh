@@ -101,4 +101,29 @@ check "a file that may not grow is said" grep -q "cannot write" "$T/err"
 check "nothing is left" test ! -e "$T/no.gguf" -a ! -e "$T/no.gguf.tmp"
 it quantize "$M" "$T/q8_0.gguf" --type q8_0
 check "an older file is replaced" test $rc -eq 0
+# ---- a mix: every part its own type, within a budget that is measured
+it quantize "$M" "$T/mix.gguf" --type mixed --max-kl 0.01 --goal size --json
+cp "$T/out" "$T/mix.json"
+check "a mix is written" test $rc -eq 0
+check "its parts are listed" grep -q '"part": "ffn down, layers 0-1"' "$T/mix.json"
+kl=$(sed -n '/"mix": {/,/}/s/.*"kl": *\([-0-9.e]*\).*/\1/p' "$T/mix.json")
+check "its measured divergence $kl keeps to 0.01" less "${kl:-1}" 0.010000001
+it perplexity "$T/mix.gguf" "$T/text" --ctx 64 --windows 6 --against "$M" --json -q
+check "the file's own, on another text: $(number kl_mean "$T/out")" less "$(number kl_mean "$T/out")" 0.02
+check "smaller than q8_0" less "$(bytes "$T/mix.gguf")" "$(bytes "$T/q8_0.gguf")"
+it quantize "$M" "$T/mix2.gguf" --type mixed --max-kl 0.01 --goal size --json
+check "the same again gives the same bytes" cmp -s "$T/mix.gguf" "$T/mix2.gguf"
+check "and what was measured is remembered" less "$(number measurements "$T/out")" "$(number measurements "$T/mix.json")"
+it quantize "$M" "$T/ane.gguf" --type mixed --max-kl 0.01 --device sim:apple-m4/ane --json
+check "a neural engine gets other types" grep -q '"simulated": "SIMULATED"' "$T/out"
+check "no super-blocks, no minima" sh -c "! grep -qE '\"type\": \"q([0-9]_k|[45]_1)\"' '$T/out'"
+it plan "$M" --mixed --max-kl 0.05 --calibration "$T/text"
+check "plan --mixed shows parts" grep -q 'attention v, layers' "$T/out"
+check "and the mix beside uniform types" grep -q 'the mix, measured' "$T/out"
+it plan "$M" --mixed --assume apple-m4 --json
+check "for a published machine" grep -q '"device": "apple-m4/' "$T/out"
+fails 1 "makes embeddings" quantize models/impetus-nano-embed.gguf "$T/no.gguf" --type mixed
+fails 2 "--max-kl" quantize "$M" "$T/no.gguf" --type mixed --max-kl 0
+fails 2 "--goal" plan "$M" --mixed --goal small
+fails 1 "tokens; at least" quantize "$M" "$T/no.gguf" --type mixed --calibration "$T/empty"
 echo "1..$n"
