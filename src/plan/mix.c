@@ -374,8 +374,8 @@ static imp_status choose(mixer *x)
             best_cost = cost, best_kl = kl, best_sum = sum;
         }
         if (!(sum > 0) || (keeps && kl > 0.97 * m->max_kl)) break;
-        double aim = budget * m->max_kl / kl;
-        budget = keeps ? IMP_MIN(aim, 2 * budget) : IMP_MIN(aim, 0.95 * budget);
+        double aim = sum * m->max_kl / IMP_MAX(kl, 1e-12); /* as much as the sum is off */
+        budget = keeps ? IMP_MIN(aim, 2 * budget) : IMP_MIN(aim, 0.97 * sum);
     }
     imp_sys_free(t);
     if (s != IMP_OK) return s;
