@@ -51,6 +51,30 @@ static json_t *verify_json(const conversion *c)
                      "saturated", (json_int_t)c->over.n_saturated, "max_abs_op", c->over.op);
 }
 
+/* What the lines say that nothing was fitted to. */
+static json_t *calibration_json(const conversion *c)
+{
+    if (c->tuned == NULL) return json_null();
+    const imp_ml_distance *d = &c->tuned->held_out;
+    return json_pack("{s:I, s:i, s:f, s:f, s:f, s:f, s:f, s:i}", "tokens", (json_int_t)c->tuned->n_tok,
+                     "held_out_texts", (int)d->n_text, "worst_cosine", d->worst_cosine, "mean_cosine",
+                     d->mean_cosine, "loss", d->loss, "kl", d->kl, "same_first_choice", d->top1,
+                     "matrices_kept_better", (int)c->n_kept);
+}
+
+static void say_calibration(const conversion *c)
+{
+    if (c->tuned == NULL || c->tuned->held_out.n_text == 0) return;
+    const imp_ml_distance *d = &c->tuned->held_out;
+    printf("fitted     to %llu tokens, %u matrices in a better form; %u held-out lines: ",
+           (unsigned long long)c->tuned->n_tok, c->n_kept, d->n_text);
+    if (c->g == c->net->embed)
+        printf("cosine at least %.6f, mean %.6f; retrieval order loses %.4f %%\n", d->worst_cosine,
+               d->mean_cosine, 100 * d->loss);
+    else
+        printf("KL divergence %.6f, the same first choice in %.1f %%\n", d->kl, 100 * d->top1);
+}
+
 static app_result say_json(conversion *c)
 {
     json_t *packages = json_array(), *weights = json_array();
@@ -63,16 +87,19 @@ static app_result say_json(conversion *c)
     }
     for (uint32_t i = 0; i < c->report.n_weight; i++) {
         const imp_ml_weight_report *w = &c->report.weight[i];
-        json_array_append_new(
-            weights, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:I}", "name", w->name, "form", w->how, "rows",
-                               (json_int_t)w->n, "columns", (json_int_t)w->k, "bytes", (json_int_t)w->bytes,
-                               "relative_error", w->error, "clamped", (json_int_t)w->n_clamped));
+        json_array_append_new(weights,
+                              json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:f, s:o, s:I}", "name", w->name,
+                                        "part", (int)w->part, "form", w->how, "rows", (json_int_t)w->n,
+                                        "columns", (json_int_t)w->k, "bytes", (json_int_t)w->bytes,
+                                        "relative_error", w->error, "output_error",
+                                        w->output_error >= 0 ? json_real(w->output_error) : json_null(),
+                                        "clamped", (json_int_t)w->n_clamped));
     }
-    return app_print_json(c->a,
-                          json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o}", "model", c->a->arg[0], "form",
-                                    how, "spec", (int)c->report.spec, "bytes", (json_int_t)c->report.bytes,
-                                    "fp16_bytes", (json_int_t)c->report.half_bytes, "verify", verify_json(c),
-                                    "packages", packages, "weights", weights));
+    return app_print_json(
+        c->a, json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "model", c->a->arg[0], "form", how,
+                        "spec", (int)c->report.spec, "bytes", (json_int_t)c->report.bytes, "fp16_bytes",
+                        (json_int_t)c->report.half_bytes, "calibration", calibration_json(c), "verify",
+                        verify_json(c), "packages", packages, "weights", weights));
 }
 
 static app_result say(conversion *c)
@@ -91,6 +118,7 @@ static app_result say(conversion *c)
     for (uint32_t i = 0; i < c->report.n_chunk; i++)
         if (app_lint_print(c->report.path[i], opt_on(&c->a->opt, OPT_VERBOSE), &c->a->err) != IMP_OK)
             return APP_FAILED;
+    say_calibration(c);
     if (c->got != NULL)
         printf("verified   %u texts by the evaluator in fp16: cosine at least %.6f, mean %.6f; retrieval "
                "order loses %.4f %%\n",

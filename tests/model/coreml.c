@@ -234,6 +234,124 @@ static void decoders_prefill(void **state)
     check_decoder("llama", 60000, 2, IMP_ML_F32, 0.999999);
 }
 
+/* Prefill by the packages, its keys and values into the CPU device's cache by the way any unit hands them over; the last token
+ * there against the CPU alone. */
+static void check_hand_over(const char *name, const char *pack, double bound)
+{
+    int32_t tok[N_TOK], pos[N_TOK];
+    imp_net *net = open_net(name);
+    imp_graph *g = net->generate;
+    imp_ml_report r;
+    imp_device *dev;
+    imp_exec *x;
+    imp_error err = {0};
+    imp_limits lim = {
+        .max_tok = 32, .max_seq = 1, .max_out = 1, .max_ctx = 64, .n_kv_block = 2, .kv_dtype = IMP_F32};
+    uint32_t n_vocab = net->cfg.n_vocab, s;
+    float *want = malloc(n_vocab * sizeof *want), *host = calloc(1, imp_dev_kv_block_bytes(g, IMP_F32)),
+          *at = host;
+    tokens(net, tok, pos, N_TOK);
+    convert(g, name, pack, 0, false, 0, &r);
+    assert_int_equal(imp_dev_cpu_open(2, &dev, &err), IMP_OK);
+    if (dev->ops->compile(dev, g, &lim, &x, &err) != IMP_OK) fail_msg("%s", err.text);
+    memcpy(want, ref_run(x, tok, pos, 0, N_TOK), n_vocab * sizeof *want);
+    imp_ml_runner *run = runner(g, &r, IMP_ML_F16);
+    if (imp_ml_runner_run(run, tok, NULL, N_TOK - 1, &err) != IMP_OK) fail_msg("%s: %s", name, err.text);
+    for (uint32_t i = 0; i < imp_graph_n_kv_layer(g); i++)
+        for (int part = 0; part < 2; part++) {
+            const imp_attn_attr *a = &imp_graph_kv_layer(g, i)->u.attn;
+            uint64_t n;
+            char key[32];
+            snprintf(key, sizeof key, "%c_%u", part == 0 ? 'k' : 'v', i);
+            const float *kv = imp_ml_runner_out(run, key, &n, &s);
+            assert_non_null(kv);
+            for (uint32_t h = 0; h < a->n_kv_head; h++)
+                for (uint32_t t = 0; t < IMP_KV_BLOCK; t++)
+                    for (uint32_t d = 0; d < a->head_dim; d++)
+                        *at++ = t < N_TOK - 1 ? kv[(h * a->head_dim + d) * s + t] : 0;
+        }
+    if (dev->ops->kv_import(x, 0, host, &err) != IMP_OK) fail_msg("%s", err.text);
+    const float *got = ref_run(x, tok + N_TOK - 1, pos + N_TOK - 1, N_TOK - 1, 1);
+    double c = cosine(got, want, n_vocab);
+    if (!(c >= bound)) fail_msg("%s %s: cosine of logits %.7f, bound %.7f", name, pack, c, bound);
+    imp_ml_runner_free(run);
+    free(want);
+    free(host);
+    dev->ops->exec_free(x);
+    dev->ops->close(dev);
+    clean(&r);
+    imp_net_close(net);
+}
+
+static void decoders_go_on_elsewhere(void **state)
+{
+    static const char *const names[] = {"llama", "llama.gguf", "qwen3", "gemma3", "smollm"};
+    (void)state;
+    for (size_t i = 0; i < IMP_COUNT(names); i++) {
+        check_hand_over(names[i], "fp16", 0.9998);
+        check_hand_over(names[i], "lut8", 0.999);
+    }
+}
+
+/* What the tuner computes as its second stream is what the package computes. */
+static void check_tuned(const char *name, const char *form, double least, double agree)
+{
+    enum { N = 40 };
+    static int32_t id[N][N_TOK];
+    imp_ml_text text[N];
+    imp_net *net = open_net(name);
+    const imp_graph *g = net->embed;
+    imp_ml_packing *p = malloc((imp_graph_n(g) + 1) * sizeof *p);
+    imp_ml_tuned *t;
+    imp_ml_report r;
+    imp_device *dev;
+    imp_error err = {0};
+    int32_t pos[N_TOK];
+    char path[256];
+    double worst = 1;
+    rng rnd = {21};
+    for (uint32_t i = 0; i < N_TOK; i++) pos[i] = (int32_t)i;
+    for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t k = 0; k < N_TOK; k++) id[i][k] = (int32_t)rng_below(&rnd, net->cfg.n_vocab);
+        text[i] = (imp_ml_text){id[i], 5 + i % (N_TOK - 5)};
+    }
+    for (imp_val v = 0; v <= imp_graph_n(g); v++) assert_true(imp_ml_packing_parse(form, &p[v]));
+    imp_ml_tuning o = {.text = text, .n_text = N, .n_held_out = 8, .form = p, .repair = true};
+    if (imp_ml_tune(g, &o, &t, &err) != IMP_OK) fail_msg("%s", err.text);
+    imp_ml_options opt = {.n_bucket = 1, .bucket = {16}, .pack = p[0], .tuned = t};
+    scratch(path, name);
+    if (imp_ml_convert(g, path, &opt, &r, &err) != IMP_OK) fail_msg("%s", err.text);
+    imp_exec *x = ref_exec_of(g, &dev);
+    imp_ml_runner *run = runner(g, &r, IMP_ML_F32);
+    for (uint32_t i = N - 8; i < N; i++) {
+        uint64_t n;
+        uint32_t s;
+        const float *want = ref_run(x, id[i], pos, 0, text[i].n);
+        if (imp_ml_runner_run(run, id[i], NULL, text[i].n, &err) != IMP_OK) fail_msg("%s", err.text);
+        worst = fmin(worst, cosine(imp_ml_runner_out(run, "embedding", &n, &s), want, net->cfg.embed_dim));
+    }
+    if (!(worst >= least) || !(fabs(worst - t->held_out.worst_cosine) <= agree))
+        fail_msg("%s %s: smallest cosine %.6f by the package, %.6f by the tuner", name, form, worst,
+                 t->held_out.worst_cosine);
+    imp_ml_runner_free(run);
+    dev->ops->exec_free(x);
+    dev->ops->close(dev);
+    clean(&r);
+    imp_ml_tuned_free(t);
+    free(p);
+    imp_net_close(net);
+}
+
+static void encoders_tuned(void **state)
+{
+    (void)state;
+    check_tuned("minilm", "int8", 0.999, 2e-4);
+    check_tuned("minilm", "w8a8", 0.99, 2e-3);
+    check_tuned("distilbert", "lut6", 0.99, 2e-3);
+    check_tuned("nomic-bert", "int4b32", 0.8, 5e-3);
+    check_tuned("modernbert", "w8a8", 0.9, 5e-3);
+}
+
 /* Prefill of the first tokens by the packages, their keys and values into the states, then token after token by the decode
  * function: logits against ref's, and the same first choice wherever ref's lead is clear. */
 static void check_decode(const char *name, const char *pack, uint64_t chunk, uint32_t min_chunks,
@@ -315,8 +433,12 @@ static void refuses_what_it_cannot(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(encoders_fp16), cmocka_unit_test(encoders_compressed),
-                                       cmocka_unit_test(decoders_prefill), cmocka_unit_test(decoders_decode),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(encoders_fp16),
+                                       cmocka_unit_test(encoders_compressed),
+                                       cmocka_unit_test(decoders_prefill),
+                                       cmocka_unit_test(decoders_decode),
+                                       cmocka_unit_test(decoders_go_on_elsewhere),
+                                       cmocka_unit_test(encoders_tuned),
                                        cmocka_unit_test(refuses_what_it_cannot)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

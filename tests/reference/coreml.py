@@ -48,18 +48,28 @@ def embedding(path, func, s, model, text):
     return np.asarray(out["embedding"], np.float64).ravel()
 
 
-def check_form(model, want, form, bound, folder):
+def check_form(model, want, form, bound, folder, *more):
     path = folder / f"{form}.mlpackage"
-    command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64,128,256,512", "--compress", form)
-    loads(path, f"all-MiniLM-L6-v2 {form}, four lengths")
-    one = folder / f"{form}-64.mlpackage"
-    command("convert", FOLDER, one, "--to", "coreml", "--buckets", "64", "--compress", form)
-    loads(one, f"all-MiniLM-L6-v2 {form}, one length")
+    if more:  # fitted to a text: what was compressed once is what is checked
+        command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64,128", "--compress", form, *more)
+    else:
+        command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64,128,256,512", "--compress", form)
+    spec = loads(path, f"all-MiniLM-L6-v2 {form}, lengths of one package")
+    func = spec.description.defaultFunctionName
     worst = 1
     for text, v in zip(SENTENCES, want):
-        got = embedding(one, "main", 64, model, text)
+        got = embedding(path, func, 64, model, text)
         worst = min(worst, float(got @ v / np.linalg.norm(got) / np.linalg.norm(v)))
-    ok(worst >= bound, f"all-MiniLM-L6-v2 {form}: coremltools' numbers are the model's", f"smallest cosine {worst:.6f}, bound {bound}")
+    ok(worst >= bound, f"all-MiniLM-L6-v2 {form} {' '.join(map(str, more[:1]))}: coremltools' numbers are the model's",
+       f"smallest cosine {worst:.6f}, bound {bound}")
+
+
+def check_one_length(model, folder):
+    for form in ("lut6t", "int8", "fp16"):
+        path = folder / f"{form}-64.mlpackage"
+        command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64", "--compress", form)
+        spec = loads(path, f"all-MiniLM-L6-v2 {form}, one length")
+        ok(spec.specificationVersion == 7, f"{form}, one length: the lowest version that holds it", f"{spec.specificationVersion}")
 
 
 def check_small(folder):
@@ -67,15 +77,27 @@ def check_small(folder):
         path = folder / f"small-{name}.mlpackage"
         command("convert", ROOT / "tests/data/models" / name, path, "--to", "coreml", "--buckets", "16", "--compress", "lut4")
         loads(path, f"{name}, lut4")
+    for name in ("llama", "qwen3", "gemma2", "gemma3", "phi3", "llama.gguf"):
+        path = folder / f"decode-{name}.mlpackage"
+        command("convert", ROOT / "tests/data/models" / name, path, "--to", "coreml", "--buckets", "16", "--decode", "32", "--compress", "lut6")
+        spec = loads(path, f"{name}, prefill and a decode function with states")
+        states = [len(f.state) for f in spec.description.functions if f.name == "decode_32"]
+        ok(states and states[0] > 0, f"{name}: the decode function's states are described", f"{states}")
 
 
 def main():
     model = Bert(FOLDER)
     want = [np.asarray(model.embed(s), np.float64) for s in SENTENCES]
     folder = pathlib.Path(tempfile.mkdtemp())
+    text = folder / "calibration.txt"
+    text.write_text("\n".join((ROOT / "tests/data/calibration.txt").read_text().splitlines()[:250]) + "\n")
+    fit = ("--calibration", text)
     try:
-        for form, bound in (("fp16", 0.9999), ("int8", 0.998), ("lut6", 0.99), ("lut4", 0.9), ("lut6t", 0.95), ("int4b32", 0.9)):
+        for form, bound in (("fp16", 0.9999), ("int8", 0.998), ("lut6", 0.99), ("lut8", 0.999), ("lut3", 0.5), ("int4b32", 0.9)):
             attempt(f"{form}", lambda: check_form(model, want, form, bound, folder))
+        for form, bound in (("int8", 0.999), ("lut6", 0.996), ("w8a8", 0.9)):
+            attempt(f"{form}", lambda: check_form(model, want, form, bound, folder, *fit))
+        attempt("one length", lambda: check_one_length(model, folder))
         attempt("small models", lambda: check_small(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -299,7 +299,12 @@ static void put_codes(coder *c)
 static bool code_slab(coder *c)
 {
     const imp_ml_packing *how = &c->out->how;
+    const imp_tensor *t = c->job->t;
+    uint64_t row = imp_tensor_row_bytes(t);
     on_all(c, decode_rows);
+    if (c->job->values == NULL)
+        imp_sys_file_forget((const uint8_t *)t->data + (c->job->row0 + c->first) * row,
+                            (size_t)(c->rows * row));
     if (how->kind == IMP_ML_HALF) {
         on_all(c, round_half);
     } else {
