@@ -267,8 +267,11 @@ static imp_status hand_over(ml_exec *x, imp_status s, imp_error *err)
     (void)snprintf(why, sizeof why, "%.150s", err->text);
     if (s == IMP_IO) { /* it is gone: how? */
         char how[64];
-        imp_proc_end(x->proc, 2000, how, sizeof how);
+        imp_mutex_lock(x->lock);
+        imp_proc *gone = x->proc;
         x->proc = NULL;
+        imp_mutex_unlock(x->lock);
+        imp_proc_end(gone, 2000, how, sizeof how);
         (void)snprintf(why, sizeof why, "the Core ML worker %s", how[0] != '\0' ? how : "left");
     } else if (s == IMP_BUSY) {
         (void)snprintf(why, sizeof why, "the Core ML worker did not answer within %u ms",

@@ -258,10 +258,12 @@ static void watch_idle(ml_exec *x)
     x->proc = NULL;
     x->state = ML_BROKEN;
     x->n_fail++;
+    (void)snprintf(x->text, sizeof x->text, "the Core ML worker died while it was idle");
     imp_mutex_unlock(x->lock);
     imp_proc_end(gone, 1000, how, sizeof how);
     imp_mutex_lock(x->lock);
-    (void)snprintf(x->text, sizeof x->text, "the Core ML worker %s while it was idle", how[0] ? how : "left");
+    if (how[0] != '\0')
+        (void)snprintf(x->text, sizeof x->text, "the Core ML worker %s while it was idle", how);
 }
 
 /* lock held; let go inside. Bring a worker up, or give up. */
