@@ -311,22 +311,22 @@ static imp_status plan_new(app *a, plan **out)
     return IMP_OK;
 }
 
-static imp_status deciding_unit(app *a, const plan *p, app_unit *out)
+static imp_status deciding_unit(app *a, const plan *p, app_mix_unit *out)
 {
     if (p->choice.chosen < 0)
         return imp_fail(&a->err, IMP_UNSUPPORTED,
                         "no device can run the model, so nothing can be planned for one");
     uint8_t i = p->choice.cand[p->choice.chosen].decode;
-    *out = (app_unit){.learn = &p->learn[i],
-                      .name = p->unit[i].name,
-                      .simulated = p->simulated[i],
-                      .calibrated = p->calibrated,
-                      .n_prompt = p->prompt,
-                      .n_gen = p->gen};
+    *out = (app_mix_unit){.learn = &p->learn[i],
+                          .name = p->unit[i].name,
+                          .simulated = p->simulated[i],
+                          .calibrated = p->calibrated,
+                          .n_prompt = p->prompt,
+                          .n_gen = p->gen};
     return IMP_OK;
 }
 
-imp_status app_plan_unit(app *a, const char *path, const imp_net *net, app_unit *out)
+imp_status app_plan_unit(app *a, const char *path, const imp_net *net, app_mix_unit *out)
 {
     plan *p;
     IMP_TRY(plan_new(a, &p));
@@ -350,7 +350,7 @@ static app_result plan_print(app *a, const plan *p, const char *path, const app_
 
 static app_result plan_mixed(app *a, const plan *p, const char *path, imp_net *net)
 {
-    app_unit unit;
+    app_mix_unit unit;
     app_mixed mixed;
     if (deciding_unit(a, p, &unit) != IMP_OK || app_mixed_make(a, path, net, &unit, &mixed) != IMP_OK)
         return APP_FAILED;

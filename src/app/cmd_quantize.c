@@ -83,7 +83,7 @@ static imp_status calibrate(quantization *q)
 static imp_status mix(quantization *q)
 {
     app *a = q->a;
-    app_unit unit;
+    app_mix_unit unit;
     imp_net *net;
     IMP_TRY(imp_net_open(q->in, 0, &net, &a->err));
     imp_status s = net->generate != NULL

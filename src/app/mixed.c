@@ -127,7 +127,7 @@ static void progress(void *user, uint32_t done, uint32_t total)
 /* A neural engine takes palettes and whole numbers of 8 and 4 bits, no super-blocks; a device of this machine is asked. */
 static imp_status types_of_unit(work *w, bool can[IMP_N_DTYPE])
 {
-    const app_unit *u = &w->m->unit;
+    const app_mix_unit *u = &w->m->unit;
     imp_device *d = NULL;
     char kind[32] = "";
     size_t n = strcspn(u->name, "0123456789/");
@@ -193,7 +193,7 @@ static imp_status measure(work *w)
     return s;
 }
 
-imp_status app_mixed_make(app *a, const char *path, imp_net *net, const app_unit *unit, app_mixed *out)
+imp_status app_mixed_make(app *a, const char *path, imp_net *net, const app_mix_unit *unit, app_mixed *out)
 {
     work w = {.a = a, .path = path, .net = net, .m = out};
     *out = (app_mixed){.unit = *unit};
