@@ -1,6 +1,6 @@
 /* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
  *
- * usage: gpu_bench [shape:type ...]     shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
+ * usage: gpu_bench [layers=N] [depth=N] [shape:type ...]   shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
  * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
  *        The read ceiling is measured in the same run. Speed does not depend on the values. */
 #include <stdio.h>
@@ -13,7 +13,8 @@ typedef struct shape {
     uint32_t dim, n_layer, n_head, n_kv_head, n_ff, n_vocab;
 } shape;
 static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256}, {"8b", 4096, 32, 32, 8, 14336, 128256}};
-static uint64_t read_bytes; /* of weights, a decode step */
+static uint64_t read_bytes;              /* of weights, a decode step */
+static uint32_t n_layer = 0, depth = 64; /* n_layer 0: the shape's own */
 
 static void die(const char *what, const imp_error *err)
 {
@@ -147,14 +148,15 @@ static double read_ceiling(cuda_device *d)
 
 static void bench(imp_device *d, const char *spec, double ceiling)
 {
-    const shape *s = strncmp(spec, "1b:", 3) == 0 ? &SHAPES[0] : &SHAPES[1];
+    shape own = strncmp(spec, "1b:", 3) == 0 ? SHAPES[0] : SHAPES[1], *s = &own;
+    if (n_layer != 0) own.n_layer = n_layer;
     imp_dtype t = imp_dtype_from_name(spec + 3);
     imp_graph *g = llama(s, t);
     imp_limits lim = {.max_tok = 4096,
                       .max_seq = 64,
                       .max_out = 64,
                       .max_ctx = 8192,
-                      .n_kv_block = 512,
+                      .n_kv_block = 4096,
                       .kv_dtype = IMP_F16};
     imp_exec *x;
     imp_error err = {0};
@@ -175,7 +177,7 @@ static void bench(imp_device *d, const char *spec, double ceiling)
                best * flop * 1e-12);
     }
     for (uint32_t batch = 1; batch <= 32; batch *= batch == 1 ? 4 : 8) {
-        uint32_t depth = 64, per_seq = 8;
+        uint32_t per_seq = (depth + 64) / IMP_KV_BLOCK + 1;
         for (int i = 0; i < 4; i++) run(x, batch, 1, depth, per_seq);
         t0 = imp_now_ns();
         uint64_t gpu = 0;
@@ -203,10 +205,18 @@ int main(int argc, char **argv)
     if (imp_dev_open("cuda", 0, &d, &err) != IMP_OK) die("open", &err);
     double ceiling = read_ceiling((cuda_device *)d);
     printf("read ceiling %.0f GB/s\n", ceiling * 1e-9);
-    if (argc > 1)
-        for (int i = 1; i < argc; i++) bench(d, argv[i], ceiling);
-    else
-        for (size_t i = 0; i < IMP_COUNT(all); i++) bench(d, all[i], ceiling);
+    int n_bench = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "layers=", 7) == 0) {
+            n_layer = (uint32_t)atoi(argv[i] + 7);
+        } else if (strncmp(argv[i], "depth=", 6) == 0) {
+            depth = (uint32_t)atoi(argv[i] + 6);
+        } else {
+            bench(d, argv[i], ceiling);
+            n_bench++;
+        }
+    }
+    for (size_t i = 0; n_bench == 0 && i < IMP_COUNT(all); i++) bench(d, all[i], ceiling);
     d->ops->close(d);
     return 0;
 }

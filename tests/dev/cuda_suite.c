@@ -1,6 +1,6 @@
 /* tests/dev/cuda_suite.c - the device suite on an NVIDIA GPU, and what only that device has; skipped where there is none.
  *
- * Bounds: linear: steps of up to 8 rows: 2^-16 of the sum of |x w| (x as two bf16), 2^-10 more where scales are rounded to f16 (K types) or the type is kept as f16; larger steps: x and w as bf16,
+ * Bounds: linear: steps of up to 8 rows: 2^-16 of the sum of |x w| (x as two bf16 or 16-bit integers), 2^-10 more where scales are rounded to f16 (K types) or the type is kept as f16; larger steps: x and w as bf16,
  *         2^-7. Attention with an f16 cache: q and the probabilities are f16, too. Elementwise: four times the CPU's. */
 #include "common.h"
 
@@ -56,6 +56,22 @@ static void test_linear_rows(void **state)
         for (size_t i = 0; i < IMP_COUNT(ms); i++) {
             rig *r = rig_new(7000 + t * 100 + i);
             check_linear(random_weight(r, types[t], 200 + 8 * i, 1280, 0.3f), ms[i], i % 2 == 0, r);
+            rig_free(r);
+        }
+    }
+}
+
+/* Rows so long that they are multiplied in pieces, matrices so high that a block has several strips. */
+static void test_linear_large(void **state)
+{
+    (void)state;
+    static const imp_dtype types[] = {IMP_BF16, IMP_Q8_0, IMP_Q4_0, IMP_Q4_K, IMP_Q6_K};
+    static const uint32_t ms[] = {1, 4, 8};
+    for (size_t t = 0; t < IMP_COUNT(types); t++) {
+        for (size_t i = 0; i < IMP_COUNT(ms); i++) {
+            rig *r = rig_new(7900 + t * 10 + i);
+            check_linear(random_weight(r, types[t], 24, 28672, 0.3f), ms[i], false, r);
+            check_linear(random_weight(r, types[t], 9001, 256, 0.3f), ms[i], true, r);
             rig_free(r);
         }
     }
@@ -123,6 +139,38 @@ static void test_decode(void **state)
                  2e-3); /* 16-bit products would change who is routed where */
 }
 
+/* Decoding far into a text: several splits of the keys, those far back longer ones. */
+static void test_far(void **state)
+{
+    (void)state;
+    enum { LENGTH = 2700, PER_SEQ = 43 };
+    static const tiny shapes[] = {{.head_dim = 64},
+                                  {.head_dim = 128, .n_head = 9, .n_kv_head = 1, .window = 700}};
+    for (size_t i = 0; i < IMP_COUNT(shapes); i++) {
+        rig *r = rig_new(4300 + i);
+        imp_graph *g = tiny_model(r, shapes[i], false);
+        imp_limits lim = small_limits();
+        lim.n_kv_block = PER_SEQ;
+        imp_exec *xc = compile(cpu, g, lim), *xr = compile(ref, g, lim);
+        uint32_t blocks[PER_SEQ];
+        for (uint32_t b = 0; b < PER_SEQ; b++) blocks[b] = b * 7 % PER_SEQ;
+        int32_t *text = random_text(r, LENGTH);
+        for (uint32_t past = 0, n; past < LENGTH; past += n) {
+            steps s;
+            batch_clear(&s);
+            n = past < LENGTH - 3 ? IMP_MIN(LENGTH - 3 - past, (uint32_t)MAX_TOK) : 1;
+            batch_add(&s, text, past, n, blocks);
+            float *yc = run_step(r, xc, &s.b, s.b.n_out, N_VOCAB),
+                  *yr = run_step(r, xr, &s.b, s.b.n_out, N_VOCAB);
+            if (n == 1) (expect_close)(yc, yr, N_VOCAB, 5e-3, "far");
+        }
+        cpu->ops->exec_free(xc);
+        ref->ops->exec_free(xr);
+        imp_graph_free(g);
+        rig_free(r);
+    }
+}
+
 /* More memory than there is: a status with numbers, and the device goes on. */
 static void test_out_of_memory(void **state)
 {
@@ -151,8 +199,8 @@ int main(int argc, char **argv) /* argument: which of the tests at the end */
     }
     d->ops->close(d);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear_rows),
-        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_linear_rows),   cmocka_unit_test(test_linear_large),
+        cmocka_unit_test(test_decode),        cmocka_unit_test(test_far),
         cmocka_unit_test(test_out_of_memory),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);

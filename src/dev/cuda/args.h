@@ -1,7 +1,8 @@
 /* dev/cuda/args.h - what the host hands to a kernel: one struct a kernel family, read by C and by CUDA C.
  *
- * Layout:  a packed matrix has n rows of kpad columns (zeros behind k): F32, BF16, F16 row-major; Q8 one byte q + 128 an
- *          element, Q4 one nibble, in the order the tensor cores want (pack.cu); scales [n][kpad/group] behind them. */
+ * Layout:  a packed matrix has n rows of kpad columns (zeros behind k): F32, BF16, F16 row-major; quantised types in tiles
+ *          of 16 rows by cu_tile_k columns, [n/16][kpad/cu_tile_k][cu_tile_bytes]: integers in the order the tensor cores want, then
+ *          the tile's scales (pack.cu). */
 #ifndef IMP_CUDA_ARGS_H
 #define IMP_CUDA_ARGS_H
 
@@ -13,22 +14,74 @@
 #define CU_PTR(T) uint64_t
 #endif
 
-enum { CU_F32, CU_BF16, CU_F16, CU_Q8, CU_Q8M, CU_Q4, CU_Q4M, CU_N_TYPE };
-enum { CU_KV_BLOCK = 64, CU_SPLIT = 64, CU_FAR = 2048, CU_SPLIT_FAR = 512 };
+enum { CU_F32, CU_BF16, CU_F16, CU_Q8, CU_Q8F, CU_Q4, CU_Q4M, CU_N_TYPE };
+enum { CU_KV_BLOCK = 64, CU_SPLIT = 128, CU_FAR = 2048, CU_SPLIT_FAR = 512 };
 
-/* y[r] = W x[r]: up to 32 rows. */
+#ifdef __CUDACC__
+#define CU_FN static constexpr __host__ __device__
+#else
+#define CU_FN static inline
+#endif
+
+/* Columns of a tile. */
+CU_FN uint32_t cu_tile_k(uint32_t type)
+{
+    return type == CU_Q4 || type == CU_Q4M ? 128 : type == CU_Q8 || type == CU_Q8F ? 64 : 32;
+}
+/* Q8, Q4: a scale for 32 columns, Q8F: for 16; Q4M: a minimum, too. BF16 and F16: as if there were tiles. */
+CU_FN uint32_t cu_tile_bytes(uint32_t type)
+{
+    return type == CU_Q4 ? 1152 : type == CU_Q4M ? 1280 : type == CU_Q8 ? 1088 : type == CU_Q8F ? 1152 : 1024;
+}
+
+/* gemv.cu: groups of warps that work on a strip each, warps of a group; bytes that 128 columns of a row of x take in shared
+ * memory: for quantised weights two digits, for 16-bit weights two bf16 (each with what keeps rows in different banks). */
+enum {
+    CU_GEMV_GROUPS = 2,
+    CU_GEMV_WARPS = 8,
+    CU_GEMV_THREADS = CU_GEMV_GROUPS * CU_GEMV_WARPS * 32,
+    CU_X_DIGITS = 272,
+    CU_X_WIDE = 576
+};
+/* Tiles a warp's ring holds. */
+CU_FN uint32_t cu_gemv_depth(uint32_t type)
+{
+    return type == CU_BF16 || type == CU_F16 ? 5 : 4;
+}
+CU_FN uint32_t cu_gemv_ring(uint32_t type)
+{
+    return CU_GEMV_GROUPS * CU_GEMV_WARPS * cu_gemv_depth(type) * cu_tile_bytes(type);
+}
+/* Sums of a strip: [group][of two in turn][warp][gate, up][m][16]. */
+CU_FN uint32_t cu_gemv_red(uint32_t m)
+{
+    return CU_GEMV_GROUPS * 2 * CU_GEMV_WARPS * 2 * m * 16 * 4;
+}
+/* Scales of x [128 columns][4 or 8 rows] and, for minima, its sums [32 columns][4 or 8 rows]. */
+CU_FN uint32_t cu_gemv_sums(uint32_t type, uint32_t m, uint32_t chunk)
+{
+    return type == CU_BF16 || type == CU_F16 ? 0
+                                             : chunk / 128 * (type == CU_Q4M ? 5 : 1) * (m <= 4 ? 4 : 8) * 4;
+}
+CU_FN uint32_t cu_gemv_smem(uint32_t type, uint32_t m, uint32_t chunk)
+{
+    return cu_gemv_ring(type) + cu_gemv_red(m) + cu_gemv_sums(type, m, chunk) +
+           chunk / 128 * m * (type == CU_BF16 || type == CU_F16 ? CU_X_WIDE : CU_X_DIGITS);
+}
+
+/* y[r] = W x[r]: up to 8 rows. */
 typedef struct cu_gemv {
     CU_PTR(const uint8_t) q;
-    CU_PTR(const uint8_t) s;
     CU_PTR(const float) x;
     CU_PTR(const float) norm;
     CU_PTR(const float) bias;
     CU_PTR(const float) res;
     CU_PTR(float) y;
     CU_PTR(const int32_t) expert; /* one a grid row, or NULL */
-    uint64_t q_part, s_part;      /* bytes between two experts */
+    uint64_t q_part;              /* bytes between two experts */
     uint32_t ldx, ldr, ldy, n, k, kpad, m, x_div;
-    uint32_t glu, act, normed, chunk; /* chunk: columns of x staged at a time, a multiple of 1024 */
+    uint32_t glu, act, normed, up; /* up: the first row of the second half, for glu */
+    uint32_t chunk;                /* columns of x staged at a time, a multiple of 1024 */
     float eps, w_offset;
 } cu_gemv;
 
@@ -57,7 +110,6 @@ enum {
 
 typedef struct cu_embed {
     CU_PTR(const uint8_t) q;
-    CU_PTR(const uint8_t) s;
     CU_PTR(const int32_t) row;
     CU_PTR(float) y;
     uint32_t ldy, n, k, kpad, m, type;
@@ -101,6 +153,19 @@ typedef struct cu_attn {
     float scale, softcap;
 } cu_attn;
 
+/* One token a sequence: at.q is not rotated yet, kv says how. */
+typedef struct cu_step_attn {
+    cu_attn at;
+    cu_kv kv;
+    uint32_t n_block; /* n_split * groups of heads * rows */
+} cu_step_attn;
+/* Keys and values of 128 tokens, q and p of 8 heads in two halves, what the heads share. No less than a third of an SM's
+ * memory: with it and one block of gemv.cu an SM is full. */
+enum {
+    CU_STEP_SMEM_64 = 2 * 128 * 128 * 2,
+    CU_STEP_SMEM_128 = 2 * 128 * 128 * 2 + 2 * 8 * 136 * 2 + 2 * 8 * 136 * 2 + 8 * 18 * 4 + 128
+};
+
 typedef struct cu_pool {
     CU_PTR(const float) x;
     CU_PTR(float) y;
@@ -122,7 +187,6 @@ typedef struct cu_route {
 typedef struct cu_pack {
     CU_PTR(const uint8_t) raw;
     CU_PTR(uint8_t) q;
-    CU_PTR(uint8_t) s;
     uint64_t raw_row; /* bytes */
     uint32_t r0, n, k, kpad, type, from;
 } cu_pack;
@@ -139,7 +203,6 @@ enum {
 
 typedef struct cu_unpack {
     CU_PTR(const uint8_t) q;
-    CU_PTR(const uint8_t) s;
     CU_PTR(uint16_t) out; /* bf16 [n][kpad] */
     uint32_t r0, n, kpad, type;
 } cu_unpack;

@@ -68,30 +68,42 @@ __host__ __device__ __forceinline__ uint32_t split_begin(uint32_t s)
     return s < near ? s * CU_SPLIT : CU_FAR + (s - near) * CU_SPLIT_FAR;
 }
 
+// Of a quantised matrix: the 16 bytes with what lane t has of a row in a tile, and the scale (Q4M: scale and minimum) of a
+// row's group. Layout in pack.cu.
+__host__ __device__ __forceinline__ uint64_t tile_at(uint32_t type, uint32_t kpad, uint64_t row,
+                                                     uint32_t tile)
+{
+    return (row / 16 * (kpad / cu_tile_k(type)) + tile) * cu_tile_bytes(type);
+}
+__host__ __device__ __forceinline__ uint64_t piece_at(uint32_t type, uint32_t kpad, uint64_t row,
+                                                      uint32_t tile, uint32_t t)
+{
+    uint32_t r = (uint32_t)(row & 15);
+    return tile_at(type, kpad, row, tile) + r / 8 * 512 + ((r & 7) * 4 + t) * 16;
+}
+__host__ __device__ __forceinline__ uint64_t scale_at(uint32_t type, uint32_t kpad, uint64_t row,
+                                                      uint32_t group)
+{
+    uint32_t r = (uint32_t)(row & 15), a_tile = type == CU_Q8 ? 2 : 4, size = type == CU_Q4M ? 4 : 2;
+    return tile_at(type, kpad, row, group / a_tile) + 1024 + ((r & 7) * 2 + r / 8) * (a_tile * size) +
+           group % a_tile * size;
+}
+
 // Element (row, k) of a packed matrix.
-__device__ __forceinline__ float packed_at(const uint8_t *q, const uint8_t *s, uint32_t type, uint32_t kpad, uint64_t row,
+__device__ __forceinline__ float packed_at(const uint8_t *q, uint32_t type, uint32_t kpad, uint64_t row,
                                            uint32_t k)
 {
     uint64_t at = row * kpad + k;
     if (type == CU_F32) return ((const float *)q)[at];
     if (type == CU_BF16) return __bfloat162float(((const __nv_bfloat16 *)q)[at]);
     if (type == CU_F16) return __half2float(((const __half *)q)[at]);
-    const __half *sc = (const __half *)s;
-    if (type == CU_Q8 || type == CU_Q8M) {
-        uint32_t c = k & 63, byte = (c >> 2 & 3) * 16 + (c >> 4) * 4 + (c & 3);
-        float v = (float)((int)q[row * kpad + (k & ~63u) + byte] - 128);
-        if (type == CU_Q8) return v * __half2float(sc[row * (kpad / 32) + k / 32]);
-        const __half *p = sc + (row * (kpad / 16) + k / 16) * 2;
-        return v * __half2float(p[0]) - __half2float(p[1]);
-    }
-    // Q4: 128 columns are 64 bytes, 16 a lane t; word j/2 holds subtiles j and j + 1
-    uint32_t c = k & 127, j = c >> 4, t = c >> 2 & 3, e = c & 3;
-    uint32_t w = ((const uint32_t *)(q + row * (kpad / 2) + (k / 128) * 64 + t * 16))[j >> 1];
-    uint32_t nib = ((j & 1) * 2 + (e >> 1)) + (e & 1) * 4;
-    float v = (float)(w >> (nib * 4) & 15);
-    if (type == CU_Q4) return (v - 8) * __half2float(sc[row * (kpad / 32) + k / 32]);
-    const __half *p = sc + (row * (kpad / 32) + k / 32) * 2;
-    return v * __half2float(p[0]) - __half2float(p[1]);
+    const uint32_t j = k >> 4, t = k >> 2 & 3, e = k & 3; // 16 columns, lane, place
+    const __half *sc = (const __half *)(q + scale_at(type, kpad, row, type == CU_Q8F ? k / 16 : k / 32));
+    if (type == CU_Q8 || type == CU_Q8F)
+        return (float)(int8_t)q[piece_at(type, kpad, row, k / 64, t) + (j & 3) * 4 + e] * __half2float(sc[0]);
+    const uint32_t v = q[piece_at(type, kpad, row, k / 128, t) + (j >> 1 & 3) * 4 + e] >> ((j & 1) * 4) & 15;
+    return type == CU_Q4 ? (float)((int)(v ^ 8) - 8) * __half2float(sc[0])
+                         : (float)v * __half2float(sc[0]) - __half2float(sc[1]);
 }
 
 #endif

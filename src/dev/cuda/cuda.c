@@ -303,20 +303,22 @@ static const imp_device_ops CUDA_OPS = {
 
 static cu_result find_gemv(cuda_device *d)
 {
-    static const char *const type[CU_N_TYPE] = {NULL, "bf16", "f16", "q8", "q8m", "q4", "q4m"};
-    static const int rows[4] = {4, 8, 16, 32};
+    static const char *const type[CU_N_TYPE] = {NULL, "bf16", "f16", "q8", "q8f", "q4", "q4m"};
     cu_result r = CU_OK;
     for (int t = 1; t < CU_N_TYPE; t++) {
-        for (int i = 0; i < 4 && r == CU_OK; i++) {
+        for (int i = 0; i < 2 && r == CU_OK; i++) {
             char name[32];
-            (void)snprintf(name, sizeof name, "gemv_%s_%d", type[t], rows[i]);
+            (void)snprintf(name, sizeof name, "gemv_%s_%d", type[t], 4 << i);
             r = d->cu->module_func(&d->fn.gemv[t][i], d->module[1], name);
-            if (r == CU_OK) r = d->cu->func_attr(d->fn.gemv[t][i], CU_FUNC_DYNAMIC_SMEM, 65536);
+            if (r == CU_OK) r = d->cu->func_attr(d->fn.gemv[t][i], CU_FUNC_DYNAMIC_SMEM, (int)d->smem);
+            if (r == CU_OK) r = d->cu->func_attr(d->fn.gemv[t][i], CU_FUNC_CARVEOUT, 100);
         }
     }
     return r;
 }
 
+/* All kernels want the same division of an SM's memory: blocks of two kernels share an SM in a decode step, and an SM whose
+ * memory is divided otherwise takes none until it is empty, which would put two blocks of a kernel on another SM. */
 static cu_result load_kernels(cuda_device *d)
 {
     const cu_driver *cu = d->cu;
@@ -324,15 +326,24 @@ static cu_result load_kernels(cuda_device *d)
     for (int i = 0; i < IMP_CUDA_N_MODULE && r == CU_OK; i++)
         r = cu->module_load(&d->module[i], imp_cuda_kernels(i));
 #define IMP_X(field, module_number, symbol)                                                                  \
-    if (r == CU_OK) r = cu->module_func(&d->fn.field, d->module[module_number], symbol);
+    if (r == CU_OK) r = cu->module_func(&d->fn.field, d->module[module_number], symbol);                     \
+    if (r == CU_OK) r = cu->func_attr(d->fn.field, CU_FUNC_CARVEOUT, 100);
     IMP_CUDA_KERNELS(IMP_X)
 #undef IMP_X
+    if (r == CU_OK) r = cu->func_attr(d->fn.read_all, CU_FUNC_CARVEOUT, -1); /* a ceiling: as it likes */
     if (r == CU_OK) r = find_gemv(d);
     const struct {
         cu_func f;
         int bytes;
-    } large[] = {{d->fn.gemm_bf16, 65536},  {d->fn.gemm_f16, 65536},   {d->fn.flash_128, 65536},
-                 {d->fn.attn_f16_8, 98304}, {d->fn.attn_f32_8, 98304}, {d->fn.attn_f16_4, 65536},
+    } large[] = {{d->fn.gemm_bf16, 65536},
+                 {d->fn.gemm_f16, 65536},
+                 {d->fn.flash_64, 49152},
+                 {d->fn.flash_128, 98304},
+                 {d->fn.attn_step_64, CU_STEP_SMEM_64},
+                 {d->fn.attn_step_128, CU_STEP_SMEM_128},
+                 {d->fn.attn_f16_8, 98304},
+                 {d->fn.attn_f32_8, 98304},
+                 {d->fn.attn_f16_4, 65536},
                  {d->fn.attn_f32_4, 65536}};
     for (size_t i = 0; i < IMP_COUNT(large) && r == CU_OK; i++)
         r = cu->func_attr(large[i].f, CU_FUNC_DYNAMIC_SMEM, large[i].bytes);
@@ -342,12 +353,16 @@ static cu_result load_kernels(cuda_device *d)
 static imp_status start(cuda_device *d, imp_error *err)
 {
     const cu_driver *cu = d->cu;
-    int n = 0, major = 0;
+    int n = 0, major = 0, n_sm = 0, smem = 0;
     char name[64] = "GPU";
     if (cu->device_count(&n) != CU_OK || n == 0)
         return imp_fail(err, IMP_NOT_FOUND, "this machine has an NVIDIA driver but no GPU that it can use");
     cu_result r = cu->device_get(&d->id, 0);
     if (r == CU_OK) r = cu->device_attr(&major, CU_ATTR_MAJOR, d->id);
+    if (r == CU_OK) r = cu->device_attr(&n_sm, CU_ATTR_SMS, d->id);
+    if (r == CU_OK) r = cu->device_attr(&smem, CU_ATTR_SMEM, d->id);
+    d->n_sm = (uint32_t)n_sm;
+    d->smem = (uint32_t)smem - 1024; /* what kernels take besides */
     if (r == CU_OK) r = cu->device_name(name, sizeof name, d->id);
     if (r == CU_OK && major < 8)
         return imp_fail(err, IMP_UNSUPPORTED, "%s has compute capability %d; 8.0 or newer is needed", name,

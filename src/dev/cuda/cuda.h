@@ -41,8 +41,10 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(attn_f32_1, 3, "attn_f32_1")                                                                           \
     X(attn_f32_4, 3, "attn_f32_4")                                                                           \
     X(attn_f32_8, 3, "attn_f32_8")                                                                           \
-    X(flash_64, 3, "flash_64")                                                                               \
-    X(flash_128, 3, "flash_128")                                                                             \
+    X(flash_64, 5, "flash_64")                                                                               \
+    X(flash_128, 5, "flash_128")                                                                             \
+    X(attn_step_64, 6, "attn_step_64")                                                                       \
+    X(attn_step_128, 6, "attn_step_128")                                                                     \
     X(pack, 4, "pack")                                                                                       \
     X(unpack, 4, "unpack")
 
@@ -50,7 +52,7 @@ typedef struct cuda_kernels {
 #define IMP_X(field, module, symbol) cu_func field;
     IMP_CUDA_KERNELS(IMP_X)
 #undef IMP_X
-    cu_func gemv[CU_N_TYPE][4]; /* up to 4, 8, 16, 32 rows; F32 unused */
+    cu_func gemv[CU_N_TYPE][2]; /* up to 4, 8 rows; F32 unused */
 } cuda_kernels;
 
 typedef struct cuda_device {
@@ -61,18 +63,19 @@ typedef struct cuda_device {
     cu_stream stream;
     cu_module module[IMP_CUDA_N_MODULE];
     cuda_kernels fn;
-    cu_lt *lt;       /* NULL: our own products */
-    bool pdl;        /* launches may overlap (compute capability 9.0 and up) */
-    bool after_copy; /* the next launch follows a copy, which no launch may overlap */
-    bool lost;       /* a kernel failed: nothing runs on this context any more */
-    imp_mutex *lock; /* compile and run in turn */
+    uint32_t n_sm, smem; /* multiprocessors; shared memory a block may take */
+    cu_lt *lt;           /* NULL: our own products */
+    bool pdl;            /* launches may overlap (compute capability 9.0 and up) */
+    bool after_copy;     /* the next launch follows a copy, which no launch may overlap */
+    bool lost;           /* a kernel failed: nothing runs on this context any more */
+    imp_mutex *lock;     /* compile and run in turn */
     char lost_why[120];
 } cuda_device;
 
 /* A matrix, or equal ones one after another (experts), in the weights region. */
 typedef struct cuda_mat {
     uint32_t type, n, k, kpad, n_part;
-    uint64_t q_at, s_at, q_part, s_part;
+    uint64_t q_at, q_part;
 } cuda_mat;
 
 /* Rows a file's tensor fills in a matrix. */
@@ -197,6 +200,11 @@ static inline uint32_t imp_cuda_split_begin(uint32_t s)
 static inline uint64_t imp_cuda_up(uint64_t n, uint64_t to)
 {
     return (n + to - 1) / to * to;
+}
+/* The row of a matrix of two halves (gate, up) of n rows at which the second begins. */
+static inline uint32_t imp_cuda_half(uint64_t n)
+{
+    return (uint32_t)imp_cuda_up(n, 16);
 }
 
 #endif

@@ -23,8 +23,10 @@ enum { CU_OK = 0, CU_OUT_OF_MEMORY = 2 };
 enum {
     CU_ATTR_SMS = 16,
     CU_ATTR_MAJOR = 75,
+    CU_ATTR_SMEM = 97,
     CU_ATTR_MINOR = 76,
     CU_FUNC_DYNAMIC_SMEM = 8,
+    CU_FUNC_CARVEOUT = 9, /* share of an SM's memory that is shared memory, in percent */
     CU_LAUNCH_PROGRAMMATIC = 6
 };
 
@@ -108,7 +110,7 @@ bool imp_cuda_lt_matmul(cu_lt *lt, cu_stream s, cu_mem workspace, bool f16, bool
 /* ---- kernels built into the program ------------------------------------------------------------------- */
 
 /* Fatbin number i of IMP_CUDA_N_MODULE; NULL: built without nvcc. */
-enum { IMP_CUDA_N_MODULE = 5 };
+enum { IMP_CUDA_N_MODULE = 7 };
 const void *imp_cuda_kernels(int i);
 
 #endif

@@ -11,11 +11,14 @@ FATBIN(1, "gemv")
 FATBIN(2, "gemm")
 FATBIN(3, "attn")
 FATBIN(4, "pack")
+FATBIN(5, "flash")
+FATBIN(6, "attn_step")
 
 const void *imp_cuda_kernels(int i)
 {
     const void *const all[IMP_CUDA_N_MODULE] = {imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2,
-                                                imp_cuda_fatbin_3, imp_cuda_fatbin_4};
+                                                imp_cuda_fatbin_3, imp_cuda_fatbin_4, imp_cuda_fatbin_5,
+                                                imp_cuda_fatbin_6};
     return all[i];
 }
 #else

@@ -155,7 +155,8 @@ static void find_folds(lower *l)
                 imp_val s = node(l, a)->in[0];
                 if (free_linear(l, s) && node(l, b)->in[0] == s && l->n_use[s] == 2 && l->n_use[a] == 1 &&
                     l->n_use[b] == 1 && node(l, a)->u.slice.begin == 0 &&
-                    node(l, b)->u.slice.begin == n->width && node(l, s)->width == 2 * n->width)
+                    node(l, b)->u.slice.begin == n->width && node(l, s)->width == 2 * n->width &&
+                    imp_cuda_half(n->width) == n->width)
                     l->fold[s] = v;
             }
         } else if (n->op == IMP_OP_ADD) {
@@ -223,13 +224,16 @@ static void emit_linear(lower *l, imp_val v)
     uint32_t n = group_of(l, v, in);
     const imp_node *first = node(l, v);
     cuda_op *op = new_op(l, CUDA_LINEAR, v);
+    imp_val fold = l->fold[v];
+    bool glu = fold != 0 && is(l, fold, IMP_OP_GLU);
     uint64_t width = 0, k = node(l, first->in[1])->width;
     for (uint32_t i = 0; i < n; i++) width += node(l, in[i])->width;
     if (n == 1) {
         op->mat = matrix(l, first->in[1]);
     } else {
-        op->mat = new_mat(l, imp_cuda_type(tensor(l, node(l, in[0])->in[1])), width, k, 1);
-        for (uint32_t i = 0, row = 0; i < n; row += (uint32_t)node(l, in[i++])->width)
+        uint32_t type = imp_cuda_type(tensor(l, first->in[1])), half = imp_cuda_half(width / 2);
+        op->mat = new_mat(l, type, glu ? 2ull * half : width, k, 1);
+        for (uint32_t i = 0, row = 0; i < n; row += glu ? half : (uint32_t)node(l, in[i])->width, i++)
             fill(l, op->mat, 0, row, tensor(l, node(l, in[i])->in[1]));
     }
     op->vec[1] = group_bias(l, in, n);
@@ -245,8 +249,7 @@ static void emit_linear(lower *l, imp_val v)
     } else {
         op->a = use(l, op->x_val);
     }
-    imp_val fold = l->fold[v];
-    if (fold != 0 && is(l, fold, IMP_OP_GLU)) {
+    if (glu) {
         op->glu = true;
         op->act = node(l, fold)->u.act.act;
         width /= 2;
@@ -378,11 +381,12 @@ static void emit_moe(lower *l, imp_val v)
              rows = IMP_MIN(l->x->lim.max_tok, (uint32_t)CUDA_MOE_ROWS);
     if (type != imp_cuda_type(up->u.weight.part)) type = CU_F16;
     uint64_t n_ff = imp_tensor_n_row(gate->u.weight.part), n_pair = (uint64_t)rows * a->n_used;
-    op->mat = new_mat(l, type, 2 * n_ff, gate->width, a->n_expert);
+    uint32_t half = imp_cuda_half(n_ff);
+    op->mat = new_mat(l, type, 2ull * half, gate->width, a->n_expert);
     op->mat2 = new_mat(l, imp_cuda_type(down->u.weight.part), n->width, down->width, a->n_expert);
     for (uint32_t e = 0; e < a->n_expert; e++) {
         fill(l, op->mat, e, 0, &gate->u.weight.part[e]);
-        fill(l, op->mat, e, (uint32_t)n_ff, &up->u.weight.part[e]);
+        fill(l, op->mat, e, half, &up->u.weight.part[e]);
         fill(l, op->mat2, e, 0, &down->u.weight.part[e]);
     }
     op->a = use(l, n->in[0]);

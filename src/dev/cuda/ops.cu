@@ -9,7 +9,7 @@ extern "C" __global__ void embed(const __grid_constant__ cu_embed a)
     uint32_t r = blockIdx.y;
     int64_t row = a.zero ? 0 : (int64_t)a.row[r] + a.offset;
     for (uint32_t k = blockIdx.x * blockDim.x + threadIdx.x; k < a.k; k += gridDim.x * blockDim.x)
-        a.y[(uint64_t)r * a.ldy + k] = packed_at(a.q, a.s, a.type, a.kpad, (uint64_t)row, k);
+        a.y[(uint64_t)r * a.ldy + k] = packed_at(a.q, a.type, a.kpad, (uint64_t)row, k);
 }
 
 // Elementwise, one thread an element. op COPY takes rows a.row[r] when given, else r.
@@ -54,44 +54,98 @@ extern "C" __global__ void to16(const __grid_constant__ cu_rows a)
     }
 }
 
-// GLU over a bf16 product [m][2 * width] to a 16-bit row of ldh columns (and f32 where wanted).
-extern "C" __global__ void glu16(const __grid_constant__ cu_rows a)
+__device__ __forceinline__ float low_bf16(uint32_t v)
+{
+    return __uint_as_float(v << 16);
+}
+__device__ __forceinline__ float high_bf16(uint32_t v)
+{
+    return __uint_as_float(v & 0xffff0000u);
+}
+__device__ __forceinline__ uint32_t two_halves(float a, float b, uint32_t kind)
+{
+    return (uint32_t)to_half_bits(a, kind) | (uint32_t)to_half_bits(b, kind) << 16;
+}
+// act(g) * u on its way to 16 bits.
+__device__ __forceinline__ float glu_fast(uint32_t act, float g, float u)
+{
+    return (act == 0 ? __fdividef(g, 1 + __expf(-g)) : activate(act, g)) * u;
+}
+
+// GLU over a bf16 product, up ldb columns behind gate, to a 16-bit row of ldh columns, zeros behind width (and f32 where
+// wanted). A thread has 8 columns; grid.y: rows. lda, ldb and ldh are multiples of 8.
+extern "C" __global__ void __launch_bounds__(256) glu16(const __grid_constant__ cu_rows a)
 {
     pdl_next();
     pdl_wait();
-    const uint16_t *x = (const uint16_t *)a.a;
-    uint64_t per = a.ldh / 2, n = (uint64_t)a.m * per;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
-        uint64_t r = i / per, c = i % per * 2;
-        uint16_t o[2] = {0, 0};
-        for (int e = 0; e < 2; e++) {
-            if (c + e >= a.width) continue;
-            float g = __uint_as_float((uint32_t)x[r * a.lda + c + e] << 16);
-            float u = __uint_as_float((uint32_t)x[r * a.lda + a.width + c + e] << 16);
-            if (a.w) g += a.w[c + e], u += a.w[a.width + c + e];
-            float y = activate(a.act, g) * u;
-            o[e] = to_half_bits(y, a.hkind);
-            if (a.y) a.y[r * a.ldy + c + e] = y;
+    const uint32_t c = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (c >= a.ldh) return;
+    for (uint32_t r = blockIdx.y; r < a.m; r += gridDim.y) {
+        const uint16_t *x = (const uint16_t *)a.a + (uint64_t)r * a.lda + c;
+        uint4 g4 = {0, 0, 0, 0}, u4 = {0, 0, 0, 0};
+        if (c < a.width) g4 = *(const uint4 *)x, u4 = *(const uint4 *)(x + a.ldb);
+        const uint32_t gw[4] = {g4.x, g4.y, g4.z, g4.w}, uw[4] = {u4.x, u4.y, u4.z, u4.w};
+        float y[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float g = i & 1 ? high_bf16(gw[i / 2]) : low_bf16(gw[i / 2]);
+            float u = i & 1 ? high_bf16(uw[i / 2]) : low_bf16(uw[i / 2]);
+            const bool in = c + i < a.width;
+            if (a.w && in) g += a.w[c + i], u += a.w[a.width + c + i];
+            y[i] = in ? glu_fast(a.act, g, u) : 0;
+            if (a.y && in) a.y[(uint64_t)r * a.ldy + c + i] = y[i];
         }
-        *(ushort2 *)(a.h + r * a.ldh + c) = make_ushort2(o[0], o[1]);
+        *(uint4 *)(a.h + (uint64_t)r * a.ldh + c) =
+            make_uint4(two_halves(y[0], y[1], a.hkind), two_halves(y[2], y[3], a.hkind),
+                       two_halves(y[4], y[5], a.hkind), two_halves(y[6], y[7], a.hkind));
     }
 }
 
 // RMS norm over groups of columns; a block has one group of one row. h: 16-bit copy (whole rows only), zeros up to ldh.
-extern "C" __global__ void rms_norm(const __grid_constant__ cu_rows a)
+// Rows whose place allows it are read once, 16 bytes a thread.
+extern "C" __global__ void __launch_bounds__(256) rms_norm(const __grid_constant__ cu_rows a)
 {
     __shared__ float tmp[32];
+    constexpr int KEEP = 4;
     pdl_next();
     pdl_wait();
-    uint32_t r = blockIdx.x, at = blockIdx.y * a.group;
+    const uint32_t r = blockIdx.x, at = blockIdx.y * a.group, step = blockDim.x * 4;
     const float *x = a.a + (uint64_t)r * a.lda + at;
+    float *y = a.y ? a.y + (uint64_t)r * a.ldy + at : nullptr;
+    const bool wide = a.group % 4 == 0 && a.group <= KEEP * step && ((uintptr_t)x & 15) == 0 && ((uintptr_t)y & 15) == 0;
     float s = 0;
-    for (uint32_t i = threadIdx.x; i < a.group; i += blockDim.x) s += x[i] * x[i];
-    float inv = 1 / sqrtf(block_sum(s, tmp) / (float)a.group + a.eps);
-    for (uint32_t i = threadIdx.x; i < a.group; i += blockDim.x) {
-        float y = x[i] * inv * (a.w ? a.w[i] + a.w_offset : 1);
-        if (a.y) a.y[(uint64_t)r * a.ldy + at + i] = y;
-        if (a.h) a.h[(uint64_t)r * a.ldh + i] = to_half_bits(y, a.hkind);
+    if (wide) {
+        float4 v[KEEP];
+#pragma unroll
+        for (int i = 0; i < KEEP; i++) {
+            const uint32_t c = i * step + threadIdx.x * 4;
+            v[i] = c < a.group ? *(const float4 *)(x + c) : make_float4(0, 0, 0, 0);
+            s += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+        }
+        const float inv = 1 / sqrtf(block_sum(s, tmp) / (float)a.group + a.eps);
+#pragma unroll
+        for (int i = 0; i < KEEP; i++) {
+            const uint32_t c = i * step + threadIdx.x * 4;
+            if (c >= a.group) continue;
+            float4 w = {1, 1, 1, 1};
+            if (a.w) {
+                w = *(const float4 *)(a.w + c);
+                w.x += a.w_offset, w.y += a.w_offset, w.z += a.w_offset, w.w += a.w_offset;
+            }
+            const float4 o = {v[i].x * inv * w.x, v[i].y * inv * w.y, v[i].z * inv * w.z, v[i].w * inv * w.w};
+            if (y) *(float4 *)(y + c) = o;
+            if (a.h)
+                *(uint2 *)(a.h + (uint64_t)r * a.ldh + c) =
+                    make_uint2(two_halves(o.x, o.y, a.hkind), two_halves(o.z, o.w, a.hkind));
+        }
+    } else {
+        for (uint32_t i = threadIdx.x; i < a.group; i += blockDim.x) s += x[i] * x[i];
+        const float inv = 1 / sqrtf(block_sum(s, tmp) / (float)a.group + a.eps);
+        for (uint32_t i = threadIdx.x; i < a.group; i += blockDim.x) {
+            const float o = x[i] * inv * (a.w ? a.w[i] + a.w_offset : 1);
+            if (y) y[i] = o;
+            if (a.h) a.h[(uint64_t)r * a.ldh + i] = to_half_bits(o, a.hkind);
+        }
     }
     if (a.h)
         for (uint32_t i = a.group + threadIdx.x; i < a.ldh; i += blockDim.x) a.h[(uint64_t)r * a.ldh + i] = 0;
@@ -126,59 +180,59 @@ extern "C" __global__ void l2_norm(const __grid_constant__ cu_rows a)
         a.y[(uint64_t)blockIdx.x * a.ldy + i] = x[i] / len;
 }
 
-__device__ __forceinline__ void rotate(float &p, float &q, float pos, float freq, float mscale)
-{
-    float s, c;
-    sincosf(pos * freq, &s, &c);
-    s *= mscale, c *= mscale;
-    float a = p * c - q * s;
-    q = p * s + q * c;
-    p = a;
-}
-
-// One head of a row: pairs, then what is not rotated. put(index, value).
+// One head of a row: pairs, then what is not rotated. cs: cosine and sine of the pairs' angles; put(index, value).
 template <typename F>
-__device__ void head_rope(const float *x, uint32_t hd, uint32_t rot, bool inter, const float *freq, float mscale, float pos,
-                          F put)
+__device__ __forceinline__ void head_rope(const float *x, uint32_t hd, uint32_t rot, bool inter, const float2 *cs, uint32_t lane,
+                                          F put)
 {
-    for (uint32_t i = threadIdx.x; i < rot / 2; i += blockDim.x) {
-        uint32_t p = inter ? 2 * i : i, q = inter ? 2 * i + 1 : i + rot / 2;
-        float a = x[p], b = x[q];
-        rotate(a, b, pos, freq[i], mscale);
-        put(p, a);
-        put(q, b);
+    for (uint32_t i = lane; i < rot / 2; i += 32) {
+        const uint32_t p = inter ? 2 * i : i, q = inter ? 2 * i + 1 : i + rot / 2;
+        const float a = x[p], b = x[q];
+        put(p, a * cs[i].x - b * cs[i].y);
+        put(q, a * cs[i].y + b * cs[i].x);
     }
-    for (uint32_t i = rot + threadIdx.x; i < hd; i += blockDim.x) put(i, x[i]);
+    for (uint32_t i = rot + lane; i < hd; i += 32) put(i, x[i]);
 }
 
-// A row's heads of q (rotated in place or copied), k and v (to the cache). grid: (row, head); 64 threads.
-extern "C" __global__ void rope_kv(const __grid_constant__ cu_kv a)
+// A row's heads of q (rotated), k (rotated) and v (to the cache), a warp each. grid: (row, share of the heads); 256 threads.
+extern "C" __global__ void __launch_bounds__(256) rope_kv(const __grid_constant__ cu_kv a)
 {
+    __shared__ float2 cs[2][256]; // q, k
     pdl_next();
-    pdl_wait();
-    uint32_t r = blockIdx.x, h = blockIdx.y, hd = a.head_dim;
-    float pos = (float)a.pos[r];
-    if (h < a.n_head) {
-        if (!a.q) return;
-        const float *x = a.q + (uint64_t)r * a.ldq + h * hd;
-        float *y = a.q_out + (uint64_t)r * a.ldqo + h * hd;
-        head_rope(x, hd, a.q_rot, a.q_inter, a.q_freq, a.q_mscale, pos, [=](uint32_t i, float v) { y[i] = v; });
-        return;
+    const uint32_t r = blockIdx.x, hd = a.head_dim, lane = threadIdx.x & 31;
+    const float pos = (float)a.pos[r];
+    for (uint32_t i = threadIdx.x; i < 512; i += 256) {
+        const bool key = i >= 256;
+        const float *freq = key ? a.k_freq : a.q_freq;
+        if ((i & 255) >= (key ? a.k_rot : a.q_rot) / 2) continue;
+        float s, c;
+        sincosf(pos * freq[i & 255], &s, &c);
+        const float by = key ? a.k_mscale : a.q_mscale;
+        cs[key][i & 255] = make_float2(c * by, s * by);
     }
-    h -= a.n_head;
-    bool value = h >= a.n_kv_head;
-    if (value) h -= a.n_kv_head;
-    uint32_t slot = (uint32_t)a.slot[r];
-    uint64_t at = (((uint64_t)(slot / CU_KV_BLOCK) * a.n_kv_head + h) * CU_KV_BLOCK + slot % CU_KV_BLOCK) * hd;
-    const float *x = value ? a.v + (uint64_t)r * a.ldv + h * hd : a.k + (uint64_t)r * a.ldk + h * hd;
-    void *c = value ? a.vc : a.kc;
-    bool half = a.half;
-    auto put = [=](uint32_t i, float v) {
-        if (half) ((__half *)c)[at + i] = __float2half_rn(v);
-        else ((float *)c)[at + i] = v;
-    };
-    if (value) head_rope(x, hd, 0, false, nullptr, 1, 0, put);
-    else head_rope(x, hd, a.k_rot, a.k_inter, a.k_freq, a.k_mscale, pos, put);
+    __syncthreads();
+    pdl_wait();
+    const uint32_t n = a.n_head + 2 * a.n_kv_head;
+    for (uint32_t h = blockIdx.y * 8 + (threadIdx.x >> 5); h < n; h += gridDim.y * 8) {
+        if (h < a.n_head) {
+            float *y = a.q_out + (uint64_t)r * a.ldqo + h * hd;
+            if (a.q)
+                head_rope(a.q + (uint64_t)r * a.ldq + h * hd, hd, a.q_rot, a.q_inter, cs[0], lane,
+                          [=](uint32_t i, float v) { y[i] = v; });
+            continue;
+        }
+        const bool value = h >= a.n_head + a.n_kv_head;
+        const uint32_t kvh = h - a.n_head - (value ? a.n_kv_head : 0), slot = (uint32_t)a.slot[r];
+        const uint64_t at = (((uint64_t)(slot / CU_KV_BLOCK) * a.n_kv_head + kvh) * CU_KV_BLOCK + slot % CU_KV_BLOCK) * hd;
+        void *c = value ? a.vc : a.kc;
+        const bool half = a.half;
+        auto put = [=](uint32_t i, float v) {
+            if (half) ((__half *)c)[at + i] = __float2half_rn(v);
+            else ((float *)c)[at + i] = v;
+        };
+        if (value) head_rope(a.v + (uint64_t)r * a.ldv + kvh * hd, hd, 0, false, cs[1], lane, put);
+        else head_rope(a.k + (uint64_t)r * a.ldk + kvh * hd, hd, a.k_rot, a.k_inter, cs[1], lane, put);
+    }
 }
 
 extern "C" __global__ void pool(const __grid_constant__ cu_pool a)

@@ -1,8 +1,9 @@
 // dev/cuda/pack.cu - a file's rows to the packed layouts, and back to bf16 for large products.
 //
-// Layout: Q8: of every 64 columns, byte t*16 + j*4 + e is column 16j + 4t + e. Q4: of every 128 columns, word j/2 of the
-//         16 bytes of lane t holds columns 16j + 4t + e of two neighbours j: e = 0, 1 in nibbles 2(j%2) and 2(j%2) + 4,
-//         e = 2, 3 one nibble higher. So a lane's loads are 16 bytes and need no shuffle before mma.
+// Layout: a tile is 512 bytes for rows 0-7, 16 for each lane 4g + t of a warp (row g), 512 for rows 8-15. Q8 (64 columns):
+//         byte 4j + e of lane t is column 16j + 4t + e, signed. Q4 (128 columns): byte 4j + e holds columns 32j + 4t + e
+//         (low) and 32j + 16 + 4t + e; Q4 as two's complement of q - 8, Q4M as q. Then the scales: f16 [g][row g, row g + 8]
+//         [group]. So a lane's loads are 16 bytes and need no shuffle before mma, and a tile is one stretch of memory.
 #include "common.cuh"
 
 __device__ __forceinline__ float f16_at(const uint8_t *p)
@@ -78,73 +79,68 @@ extern "C" __global__ void pack(const __grid_constant__ cu_pack a)
         }
         return;
     }
-    bool four = a.type == CU_Q4 || a.type == CU_Q4M;
-    uint32_t per = four ? 32 : 16;
+    const bool four = a.type == CU_Q4 || a.type == CU_Q4M;
+    const uint32_t per = four ? 32 : 16;
     if (i * per < a.kpad) {
         uint8_t out[16] = {0};
-        for (uint32_t b = 0; b < per; b++) {
-            // b: for Q8 byte j*4 + e; for Q4 subtile j = b/4, e = b%4
-            uint32_t j = b >> 2, e = b & 3, t = i & 3, k = (i >> 2) * (four ? 128 : 64) + 16 * j + 4 * t + e;
-            int q = k < a.k ? raw_at(raw, a.from, k).q : 0;
-            if (!four) {
-                out[b] = (uint8_t)(q + 128);
-            } else {
-                uint32_t nib = ((j & 1) * 2 + (e >> 1)) + (e & 1) * 4;
-                out[(j >> 1) * 4 + nib / 2] |= (uint8_t)(q << (nib % 2 * 4));
-            }
+        const uint32_t t = i & 3, tile = i >> 2;
+        for (uint32_t b = 0; b < per; b++) { // 16 columns b / 4, place b % 4
+            const uint32_t j = b >> 2, e = b & 3, k = tile * (per * 4) + 16 * j + 4 * t + e;
+            const int q = k < a.k ? raw_at(raw, a.from, k).q : a.type == CU_Q4 ? 8 : 0;
+            if (four) out[(j >> 1) * 4 + e] |= (uint8_t)((a.type == CU_Q4 ? q ^ 8 : q) << ((j & 1) * 4));
+            else out[b] = (uint8_t)q;
         }
-        uint8_t *to = a.q + row * (four ? a.kpad / 2 : a.kpad) + (uint64_t)i * 16;
+        uint8_t *to = a.q + piece_at(a.type, a.kpad, row, tile, t);
         for (int b = 0; b < 16; b++) to[b] = out[b];
     }
-    uint32_t group = a.type == CU_Q8M ? 16 : 32, n_group = a.kpad / group;
-    if (i >= n_group) return;
+    const uint32_t group = a.type == CU_Q8F ? 16 : 32;
+    if (i >= a.kpad / group) return;
     quant g = {0, 0, 0};
     if (i * group < a.k) g = raw_at(raw, a.from, i * group);
-    bool min = a.type == CU_Q8M || a.type == CU_Q4M;
-    __half *s = (__half *)a.s + (row * n_group + i) * (min ? 2 : 1);
+    __half *s = (__half *)(a.q + scale_at(a.type, a.kpad, row, i));
     s[0] = __float2half_rn(g.s);
-    if (min) s[1] = __float2half_rn(g.m);
+    if (a.type == CU_Q4M) s[1] = __float2half_rn(g.m);
 }
 
-// One thread: four consecutive columns.
-extern "C" __global__ void unpack(const __grid_constant__ cu_unpack a)
+__device__ __forceinline__ uint2 four_bf16(float a, float b, float c, float d)
+{
+    __nv_bfloat162 lo = __floats2bfloat162_rn(a, b), hi = __floats2bfloat162_rn(c, d);
+    return make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
+}
+
+// One thread: the 16 bytes of a lane in a tile, four neighbouring columns of every 16. grid.y: rows.
+extern "C" __global__ void __launch_bounds__(128) unpack(const __grid_constant__ cu_unpack a)
 {
     pdl_next();
-    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x, per_row = a.kpad / 4;
-    uint64_t r = i / per_row;
-    uint32_t k = (uint32_t)(i % per_row) * 4;
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, tile = i >> 2, t = i & 3, tile_k = cu_tile_k(a.type);
+    const bool four = a.type == CU_Q4 || a.type == CU_Q4M;
     pdl_wait();
-    if (r >= a.n) return;
-    uint64_t row = a.r0 + r;
-    float v[4];
-    const __half *sc = (const __half *)a.s;
-    if (a.type == CU_Q8 || a.type == CU_Q8M) {
-        uint32_t c = k & 63;
-        uint32_t w = *(const uint32_t *)(a.q + row * a.kpad + (k & ~63u) + (c >> 2 & 3) * 16 + (c >> 4) * 4);
-        float s, m = 0;
-        if (a.type == CU_Q8) {
-            s = __half2float(sc[row * (a.kpad / 32) + k / 32]);
-        } else {
-            __half2 p = ((const __half2 *)sc)[row * (a.kpad / 16) + k / 16];
-            s = __low2float(p), m = __high2float(p);
+    if (tile * tile_k >= a.kpad) return;
+    for (uint32_t r = blockIdx.y; r < a.n; r += gridDim.y) {
+        const uint64_t row = a.r0 + r;
+        const uint4 w4 = __ldg((const uint4 *)(a.q + piece_at(a.type, a.kpad, row, tile, t)));
+        const uint32_t w[4] = {w4.x, w4.y, w4.z, w4.w};
+        const uint8_t *sc = a.q + scale_at(a.type, a.kpad, row, tile * (a.type == CU_Q8 ? 2 : 4));
+        uint16_t *out = a.out + (uint64_t)r * a.kpad + tile * tile_k + t * 4;
+#pragma unroll
+        for (int j = 0; j < 4; j++) { // Q8: 16 columns; Q4: 32
+            if (!four) {
+                const float s = __half2float(((const __half *)sc)[a.type == CU_Q8 ? j / 2 : j]);
+                float v[4];
+                for (int e = 0; e < 4; e++) v[e] = (float)(int8_t)(w[j] >> (8 * e)) * s;
+                *(uint2 *)(out + 16 * j) = four_bf16(v[0], v[1], v[2], v[3]);
+                continue;
+            }
+            const float s = __half2float(((const __half *)sc)[a.type == CU_Q4 ? j : 2 * j]);
+            const float m = a.type == CU_Q4 ? 8 * s : __half2float(((const __half *)sc)[2 * j + 1]);
+            const uint32_t all = a.type == CU_Q4 ? w[j] ^ 0x88888888u : w[j];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const uint32_t q = all >> (4 * h);
+                *(uint2 *)(out + 32 * j + 16 * h) =
+                    four_bf16((float)(q & 15) * s - m, (float)(q >> 8 & 15) * s - m, (float)(q >> 16 & 15) * s - m,
+                              (float)(q >> 24 & 15) * s - m);
+            }
         }
-        for (int e = 0; e < 4; e++) v[e] = (float)((int)(w >> (8 * e) & 255) - 128) * s - m;
-    } else {
-        uint32_t c = k & 127, j = c >> 4, t = c >> 2 & 3;
-        uint32_t w = ((const uint32_t *)(a.q + row * (a.kpad / 2) + (k / 128) * 64 + t * 16))[j >> 1] >> ((j & 1) * 8);
-        float s, m;
-        if (a.type == CU_Q4) {
-            s = __half2float(sc[row * (a.kpad / 32) + k / 32]), m = 8 * s;
-        } else {
-            __half2 p = ((const __half2 *)sc)[row * (a.kpad / 32) + k / 32];
-            s = __low2float(p), m = __high2float(p);
-        }
-        v[0] = (float)(w & 15) * s - m;
-        v[1] = (float)(w >> 16 & 15) * s - m;
-        v[2] = (float)(w >> 4 & 15) * s - m;
-        v[3] = (float)(w >> 20 & 15) * s - m;
     }
-    __nv_bfloat162 lo = __floats2bfloat162_rn(v[0], v[1]), hi = __floats2bfloat162_rn(v[2], v[3]);
-    uint2 out = {*(uint32_t *)&lo, *(uint32_t *)&hi};
-    *(uint2 *)(a.out + r * a.kpad + k) = out;
 }

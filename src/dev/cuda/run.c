@@ -100,18 +100,33 @@ static void gemv(step *s, const cuda_mat *m, cu_gemv *a, uint32_t n_pair)
     s->padded = false;
     a->kpad = m->kpad;
     a->q = s->x->weights + m->q_at;
-    a->s = s->x->weights + m->s_at;
     a->q_part = m->q_part;
-    a->s_part = m->s_part;
+    a->up = m->n / 2;
     if (m->type == CU_F32) {
         launch(s, s->d->fn.gemv_f32, (a->n + 7) / 8, n_pair != 0 ? n_pair : (a->m + 7) / 8, 1, 256, 0, a);
         return;
     }
-    uint32_t variant = a->m <= 4 ? 0 : a->m <= 8 ? 1 : a->m <= 16 ? 2 : 3, per = a->glu ? 16 : 32;
-    uint32_t n_col = a->m <= 16 ? 2 * a->m : a->m, fit = 32768 / (2 * n_col) / 1024 * 1024;
-    a->chunk = IMP_MIN(IMP_MAX(fit, 1024u), (uint32_t)imp_cuda_up(m->kpad, 1024));
-    launch(s, s->d->fn.gemv[m->type][variant], (a->n + per - 1) / per, IMP_MAX(n_pair, 1), 1, 256,
-           a->chunk * n_col * 2, a);
+    /* One block an SM, always: two kernels share the SMs, and a block that found no room beside the kernel in front would
+     * go where another of its own is already. All of x at once where it fits beside the next kernel's block, or else where
+     * it fits at all; where shared memory is small, fewer rows a launch. */
+    const uint32_t all = (uint32_t)imp_cuda_up(m->kpad, 1024), n_sm = s->d->n_sm, m_all = a->m;
+    const uint32_t slots = n_sm * CU_GEMV_GROUPS, half = s->d->smem / 2 - 1024;
+    uint32_t rows = a->m;
+    while (rows > 1 && cu_gemv_smem(m->type, rows, 1024) > s->d->smem) rows = (rows + 1) / 2;
+    bool once = (a->n + 15) / 16 <= slots && n_pair == 0 &&
+                rows <= 4; /* x is used for one strip: pieces cost nothing */
+    bool fits = cu_gemv_smem(m->type, rows, once ? 1024 : all) <= half;
+    a->chunk = all;
+    while (a->chunk > 1024 && cu_gemv_smem(m->type, rows, a->chunk) > (fits ? half : s->d->smem))
+        a->chunk -= 1024;
+    for (uint32_t r0 = 0; r0 < m_all; r0 += rows) {
+        a->m = IMP_MIN(rows, m_all - r0);
+        launch(s, s->d->fn.gemv[m->type][rows > 4], n_sm, IMP_MAX(n_pair, 1), 1, CU_GEMV_THREADS,
+               cu_gemv_smem(m->type, rows, a->chunk), a);
+        a->x += (uint64_t)rows * a->ldx * 4;
+        a->y += (uint64_t)rows * a->ldy * 4;
+        if (a->res != 0) a->res += (uint64_t)rows * a->ldr * 4;
+    }
 }
 
 /* Rows of x whose length or place forbids loads of 16 bytes: a copy with zeros behind, the norm done on the way. */
@@ -241,14 +256,10 @@ static void product_all(step *s, const cuda_mat *w, cu_mem x, cu_mem res, uint32
     if (step_rows < w->n) step_rows = step_rows / 8 * 8;
     for (uint32_t r0 = 0; r0 < w->n; r0 += step_rows) {
         uint32_t n = IMP_MIN(step_rows, w->n - r0);
-        cu_unpack u = {.q = s->x->weights + w->q_at,
-                       .s = s->x->weights + w->s_at,
-                       .out = w16,
-                       .r0 = r0,
-                       .n = n,
-                       .kpad = w->kpad,
-                       .type = w->type};
-        launch(s, s->d->fn.unpack, ((uint64_t)n * w->kpad / 4 + 255) / 256, 1, 1, 256, 0, &u);
+        cu_unpack u = {
+            .q = s->x->weights + w->q_at, .out = w16, .r0 = r0, .n = n, .kpad = w->kpad, .type = w->type};
+        launch(s, s->d->fn.unpack, (w->kpad / cu_tile_k(w->type) * 4 + 127) / 128, IMP_MIN(n, 65535u), 1, 128,
+               0, &u);
         product(s, w, x, w16, n, res != 0 ? res + r0 * 4ull : 0, ldr, y + r0 * (y16 ? 2ull : 4ull), ldy, y16,
                 m);
     }
@@ -281,6 +292,7 @@ static void linear_many(step *s, const cuda_op *op, uint32_t m)
     }
     cu_rows a = {.a = t16,
                  .lda = w->n,
+                 .ldb = w->n / 2,
                  .w = bias,
                  .hkind = kind,
                  .ldh = ld,
@@ -289,7 +301,7 @@ static void linear_many(step *s, const cuda_op *op, uint32_t m)
                  .act = (uint32_t)op->act};
     a.h = h_next(s, op->out_val, kind, ld);
     if (!op->only_next) a.y = at(s, op->out), a.ldy = op->out.ld;
-    launch(s, s->d->fn.glu16, blocks_for((uint64_t)m * ld / 2), 1, 1, 256, 0, &a);
+    launch(s, s->d->fn.glu16, (ld / 8 + 255) / 256, IMP_MIN(m, 65535u), 1, 256, 0, &a);
 }
 
 static void linear(step *s, const cuda_op *op)
@@ -308,7 +320,7 @@ static cu_mem cache(const step *s, const cuda_op *op, uint64_t where)
     return (op->tmp != 0 ? s->x->scratch + s->x->buf[op->tmp].at : s->x->kv) + where;
 }
 
-static void rope_kv(step *s, const cuda_op *op)
+static cu_kv kv_args(const step *s, const cuda_op *op)
 {
     bool with_kv = op->node->op == IMP_OP_ATTN;
     const imp_attn_attr *t = &op->node->u.attn;
@@ -340,14 +352,60 @@ static void rope_kv(step *s, const cuda_op *op)
         a.k_inter = op->rope_k->interleaved;
         a.k_mscale = op->rope_k->mscale;
     }
-    launch(s, s->d->fn.rope_kv, a.m, a.n_head + 2ull * a.n_kv_head, 1, 64, 0, &a);
+    return a;
+}
+
+static bool tensor_heads(const step *s, const cuda_op *op)
+{
+    return s->x->half && (op->node->u.attn.head_dim == 64 || op->node->u.attn.head_dim == 128);
+}
+/* Whether attention does the rotation and the write to the cache, too. */
+static bool in_one(const step *s, const cuda_op *op)
+{
+    return op->node->op == IMP_OP_ATTN && op->tmp == 0 && s->longest == 1 && tensor_heads(s, op) &&
+           op->node->u.attn.mask != IMP_MASK_FULL;
+}
+
+static void rope_kv(step *s, const cuda_op *op)
+{
+    cu_kv a = kv_args(s, op);
+    uint32_t n = a.n_head + 2 * a.n_kv_head;
+    if (!in_one(s, op)) launch(s, s->d->fn.rope_kv, a.m, a.m >= 256 ? 1 : (n + 7) / 8, 1, 256, 0, &a);
+}
+
+static void attn_any(step *s, const cu_attn *from, uint32_t per)
+{
+    const cuda_kernels *fn = &s->d->fn;
+    cu_attn a = *from;
+    bool half = s->x->half;
+    uint32_t g = per == 1 ? 1 : per <= 4 ? 4 : 8, chunk = (per + g - 1) / g;
+    cu_func f = g == 1   ? (half ? fn->attn_f16_1 : fn->attn_f32_1)
+                : g == 4 ? (half ? fn->attn_f16_4 : fn->attn_f32_4)
+                         : (half ? fn->attn_f16_8 : fn->attn_f32_8);
+    uint32_t smem = (g * a.head_dim * 5 + g * CU_SPLIT_FAR) * 4;
+    for (; a.t0 < a.m; a.t0 += s->x->attn_rows)
+        launch(s, f, s->n_split, (uint64_t)a.n_kv_head * chunk, IMP_MIN(s->x->attn_rows, a.m - a.t0), 128,
+               smem, &a);
+}
+
+/* One token a sequence: what the op in front (ROPE_KV) left undone is done here. */
+static void attn_step(step *s, const cu_attn *from, const cuda_op *op, uint32_t per)
+{
+    const cuda_op *front = op - 1;
+    cu_step_attn a = {.at = *from, .kv = kv_args(s, front)};
+    bool wide = a.at.head_dim == 128;
+    if (front->rope_q != NULL) a.at.q = a.kv.q, a.at.ldq = a.kv.ldq;
+    for (; a.at.t0 < a.at.m; a.at.t0 += s->x->attn_rows) {
+        a.n_block =
+            s->n_split * a.at.n_kv_head * ((per + 7) / 8) * IMP_MIN(s->x->attn_rows, a.at.m - a.at.t0);
+        launch(s, wide ? s->d->fn.attn_step_128 : s->d->fn.attn_step_64, IMP_MAX(a.n_block, s->d->n_sm), 1, 1,
+               256, wide ? CU_STEP_SMEM_128 : CU_STEP_SMEM_64, &a);
+    }
 }
 
 static void attn(step *s, const cuda_op *op)
 {
     const imp_attn_attr *t = &op->node->u.attn;
-    const cuda_kernels *fn = &s->d->fn;
-    bool half = s->x->half;
     cu_attn a = {.q = at(s, op->a),
                  .kc = cache(s, op, op->kc),
                  .vc = cache(s, op, op->vc),
@@ -370,7 +428,7 @@ static void attn(step *s, const cuda_op *op)
                  .window = t->window,
                  .full = t->mask == IMP_MASK_FULL,
                  .n_split = s->n_split,
-                 .vec = t->head_dim % 8 == 0,
+                 .vec = t->head_dim % 4 == 0,
                  .scale = t->scale,
                  .softcap = t->softcap};
     if (op->only_next && a.m > CUDA_FEW) {
@@ -386,21 +444,14 @@ static void attn(step *s, const cuda_op *op)
         a.y = at(s, op->out);
         a.ldy = op->out.ld;
     }
-    if (half && s->longest >= 16 && (t->head_dim == 64 || t->head_dim == 128)) {
-        launch(s, t->head_dim == 64 ? fn->flash_64 : fn->flash_128, (s->longest + 63) / 64, t->n_head,
-               a.n_seq, 128, 4 * 64 * t->head_dim * 2, &a);
-        return;
-    }
-    uint32_t per = t->n_head / t->n_kv_head, g = per == 1 ? 1 : per <= 4 ? 4 : 8, chunk = (per + g - 1) / g;
-    cu_func f = g == 1   ? (half ? fn->attn_f16_1 : fn->attn_f32_1)
-                : g == 4 ? (half ? fn->attn_f16_4 : fn->attn_f32_4)
-                         : (half ? fn->attn_f16_8 : fn->attn_f32_8);
-    uint32_t smem = (g * t->head_dim * 5 + g * CU_SPLIT_FAR) * 4;
-    for (uint32_t t0 = 0; t0 < a.m; t0 += s->x->attn_rows) {
-        a.t0 = t0;
-        launch(s, f, s->n_split, (uint64_t)t->n_kv_head * chunk, IMP_MIN(s->x->attn_rows, a.m - t0), 128,
-               smem, &a);
-    }
+    uint32_t hd = t->head_dim;
+    if (in_one(s, op))
+        attn_step(s, &a, op, t->n_head / t->n_kv_head);
+    else if (tensor_heads(s, op) && s->longest >= 16 && a.ldq % 4 == 0 && a.q % 16 == 0)
+        launch(s, hd == 64 ? s->d->fn.flash_64 : s->d->fn.flash_128, (s->longest + 127) / 128, t->n_head,
+               a.n_seq, 128, (128 + 4 * 64) * hd * 2, &a);
+    else
+        attn_any(s, &a, t->n_head / t->n_kv_head);
 }
 
 /* ---- experts -------------------------------------------------------------------------------------------------- */
@@ -411,7 +462,8 @@ static void moe(step *s, const cuda_op *op)
     const cuda_mat *up = &s->x->mat[op->mat], *down = &s->x->mat[op->mat2];
     cu_mem buf[4];
     for (int i = 0; i < 4; i++) buf[i] = at(s, (cuda_loc){.buf = op->moe_buf[i]});
-    uint32_t n_row = s->n_row[op->rows], n_ff = up->n / 2;
+    const imp_node *gate = imp_graph_node(s->x->graph, op->node->in[2]);
+    uint32_t n_row = s->n_row[op->rows], n_ff = (uint32_t)imp_tensor_n_row(gate->u.weight.part);
     for (uint32_t r0 = 0; r0 < n_row; r0 += CUDA_MOE_ROWS) {
         uint32_t m = IMP_MIN((uint32_t)CUDA_MOE_ROWS, n_row - r0), n_pair = m * t->n_used;
         cu_route r = {.logits = at(s, op->b) + (uint64_t)r0 * op->b.ld * 4,
@@ -496,7 +548,6 @@ static void embed(step *s, const cuda_op *op)
     const cuda_mat *w = &s->x->mat[op->mat];
     imp_embed_by by = op->node->u.embed.by;
     cu_embed a = {.q = s->x->weights + w->q_at,
-                  .s = s->x->weights + w->s_at,
                   .row = by == IMP_BY_TOKEN      ? s->token
                          : by == IMP_BY_POSITION ? s->pos
                                                  : s->type,

@@ -24,7 +24,7 @@ uint32_t imp_cuda_type(const imp_tensor *t)
     case IMP_BF16:
     case IMP_MXFP4: return CU_BF16;
     case IMP_Q8_0: return CU_Q8;
-    case IMP_Q6_K: return CU_Q8M;
+    case IMP_Q6_K: return CU_Q8F;
     case IMP_Q4_0: return CU_Q4;
     case IMP_Q4_1:
     case IMP_Q4_K: return CU_Q4M;
@@ -42,24 +42,14 @@ static uint32_t from_of(const imp_tensor *t, uint32_t type)
     case IMP_Q4_0: return type == CU_Q4 ? CU_FROM_Q4_0 : CU_FROM_F32;
     case IMP_Q4_1: return type == CU_Q4M ? CU_FROM_Q4_1 : CU_FROM_F32;
     case IMP_Q4_K: return type == CU_Q4M ? CU_FROM_Q4_K : CU_FROM_F32;
-    case IMP_Q6_K: return type == CU_Q8M ? CU_FROM_Q6_K : CU_FROM_F32;
+    case IMP_Q6_K: return type == CU_Q8F ? CU_FROM_Q6_K : CU_FROM_F32;
     default: return CU_FROM_F32;
     }
 }
 
-static uint64_t q_row(uint32_t type, uint64_t kpad)
+static bool is_tiled(uint32_t type)
 {
-    return type == CU_F32                      ? 4 * kpad
-           : type == CU_BF16 || type == CU_F16 ? 2 * kpad
-           : type == CU_Q4 || type == CU_Q4M   ? kpad / 2
-                                               : kpad;
-}
-static uint64_t s_row(uint32_t type, uint64_t kpad)
-{
-    return type == CU_Q8 || type == CU_Q4 ? kpad / 32 * 2
-           : type == CU_Q4M               ? kpad / 32 * 4
-           : type == CU_Q8M               ? kpad / 16 * 4
-                                          : 0;
+    return type != CU_F32 && type != CU_BF16 && type != CU_F16;
 }
 
 uint32_t imp_cuda_add_mat(cuda_exec *x, uint32_t type, uint64_t n, uint64_t k, uint32_t n_part)
@@ -68,11 +58,11 @@ uint32_t imp_cuda_add_mat(cuda_exec *x, uint32_t type, uint64_t n, uint64_t k, u
     cuda_mat *m = &x->mat[++x->n_mat];
     *m = (cuda_mat){
         .type = type, .n = (uint32_t)n, .k = (uint32_t)k, .kpad = (uint32_t)kpad, .n_part = n_part};
-    m->q_part = imp_cuda_up(n * q_row(type, kpad), 256);
-    m->s_part = imp_cuda_up(n * s_row(type, kpad), 256);
+    m->q_part = is_tiled(type) ? (n + 15) / 16 * (kpad / cu_tile_k(type)) * cu_tile_bytes(type)
+                               : n * kpad * (type == CU_F32 ? 4 : 2);
+    m->q_part = imp_cuda_up(m->q_part, 256);
     m->q_at = x->weights_bytes;
-    m->s_at = m->q_at + m->q_part * n_part;
-    x->weights_bytes = m->s_at + m->s_part * n_part;
+    x->weights_bytes = m->q_at + m->q_part * n_part;
     return x->n_mat;
 }
 
@@ -83,7 +73,6 @@ static cu_result put_rows(cuda_device *d, cuda_exec *x, const cuda_fill *f, uint
     const cuda_mat *m = &x->mat[f->mat];
     cu_pack a = {.raw = stage,
                  .q = x->weights + m->q_at + m->q_part * f->part,
-                 .s = x->weights + m->s_at + m->s_part * f->part,
                  .raw_row = raw_row,
                  .r0 = f->row + r0,
                  .n = n,
