@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "engine/engine_int.h"
+#include "plan/calibrate.h"
 #include "plan/sim_unit.h"
 
 static const char *const ACCELERATOR[] = {"cuda", "mlx", "coreml"};
@@ -13,6 +14,26 @@ static imp_unit_kind kind_of(const imp_device *d)
 {
     if (strcmp(d->ops->kind, "cuda") == 0 || strcmp(d->ops->kind, "mlx") == 0) return IMP_UNIT_GPU;
     return strcmp(d->ops->kind, "coreml") == 0 ? IMP_UNIT_NPU : IMP_UNIT_CPU;
+}
+
+/* When the machine is no longer the one that was calibrated: the short measurement, once, and saying so. */
+static bool measure_anew(imp_engine *e, imp_unit *u, imp_unit_kind kind, const char *print,
+                         imp_calibration *c)
+{
+    const char *why = imp_store_changed(e->store, u->device->name, print);
+    imp_error err;
+    if (why == NULL) return false;
+    imp_status s = imp_calibrate_short(u->device, kind, e->config.n_thread, c, &err);
+    if (s == IMP_OK) s = imp_store_put_calibration(e->store, u->device->name, c, &err);
+    if (s == IMP_OK)
+        imp_log(
+            IMP_LOG_WARN,
+            "%s: %s since it was calibrated; measured anew in short, 'impetus calibrate' does it thoroughly",
+            u->device->name, why);
+    else
+        imp_log(IMP_LOG_WARN, "%s: %s since it was calibrated, and measuring it failed: %s", u->device->name,
+                why, err.text);
+    return s == IMP_OK;
 }
 
 /* Takes the device. Two of a kind are told apart by a number behind the name. */
@@ -42,7 +63,8 @@ static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, i
     imp_error ignored;
     imp_store_fingerprint(d->name, print);
     if (m == NULL && e->store != NULL &&
-        imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK)
+        (imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK ||
+         measure_anew(e, u, base.kind, print, &c)))
         base = c.machine;
     if (e->config.gpu_matrix_units < 0 && base.kind == IMP_UNIT_GPU &&
         base.f[IMP_F_F16].mark != IMP_MARK_MEASURED)

@@ -329,3 +329,18 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     imp_sys_free(r.block);
     return s;
 }
+
+imp_status imp_calibrate_short(imp_device *d, imp_unit_kind kind, uint32_t n_thread, imp_calibration *out,
+                               imp_error *err)
+{
+    int32_t token = 0, pos = 0;
+    rig r = {.dev = d, .token = &token, .pos = &pos};
+    *out = (imp_calibration){.at = (int64_t)time(NULL)};
+    imp_store_fingerprint(d->name, out->fingerprint);
+    imp_machine_default(kind, d->name, &out->machine);
+    imp_status s = kind == IMP_UNIT_CPU ? measure_cpu(&out->machine, n_thread, true, err) : IMP_OK;
+    if (s == IMP_OK) s = measure_launch(&r, &out->machine, err);
+    rig_close(&r);
+    if (s == IMP_OK) measure_link(&out->machine);
+    return s;
+}

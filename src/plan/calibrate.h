@@ -13,4 +13,8 @@ IMP_MUST_USE imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_
                                       void (*on_progress)(void *user, uint32_t done, uint32_t all),
                                       void *user, imp_learn *l, imp_calibration *out, imp_error *err);
 
+/* The short form, under a second: bandwidth, peaks, launches and hand-over alone, no kernels. Corrections start anew. */
+IMP_MUST_USE imp_status imp_calibrate_short(imp_device *d, imp_unit_kind kind, uint32_t n_thread,
+                                            imp_calibration *out, imp_error *err);
+
 #endif

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "kern/kern.h"
+#include "plan/nvidia.h"
 
 struct imp_store {
     sqlite3 *db;
@@ -104,17 +105,60 @@ bool imp_store_was_rebuilt(const imp_store *s)
     return s->rebuilt;
 }
 
+void imp_store_fingerprint_of(const imp_store_machine *m, char out[128])
+{
+    (void)snprintf(out, 128, "%.12s|%.36s %08x|%016llx|%.20s|%.24s", m->arch, m->release,
+                   (unsigned)imp_hash(m->build, strlen(m->build), 0), (unsigned long long)m->hardware,
+                   m->device, m->driver);
+}
+
 void imp_store_fingerprint(const char *device, char out[128])
 {
     struct utsname u = {0};
     (void)uname(&u);
     uint64_t total, available, isa = imp_cpu_features();
     imp_sys_memory(&total, &available);
-    uint32_t n_core = imp_sys_n_core();
-    uint64_t h = imp_hash(&isa, sizeof isa, n_core);
-    h = imp_hash(&total, sizeof total, h);
-    (void)snprintf(out, 128, "%.16s %.40s %016llx %.40s", u.machine, u.release, (unsigned long long)h,
-                   device);
+    char driver[80] = "";
+    imp_nvml *nvml;
+    if (strncmp(device, "cuda", 4) == 0 && imp_nvml_open(NULL, &nvml, NULL) == IMP_OK) {
+        imp_nvidia_gpu g;
+        (void)imp_nvml_gpus(nvml, &g, 1, driver);
+        imp_nvml_close(nvml);
+    }
+    imp_store_machine m = {
+        .arch = u.machine, .release = u.release, .build = u.version, .device = device, .driver = driver};
+    total >>= 26; /* a system reserves a little more or less from start to start */
+    m.hardware = imp_hash(&total, sizeof total, imp_hash(&isa, sizeof isa, imp_sys_n_core()));
+    imp_store_fingerprint_of(&m, out);
+}
+
+/* The part between bars number n; its length. */
+static size_t part_of(const char *s, int n, const char **at)
+{
+    for (; n > 0 && *s != '\0'; s++) n -= *s == '|';
+    *at = s;
+    return strcspn(s, "|");
+}
+
+const char *imp_store_changed(imp_store *s, const char *unit, const char *fingerprint)
+{
+    static const char *const what[] = {
+        "the kind of processor has changed", "the operating system has changed",
+        "cores, memory or instruction sets have changed", "the device has changed", "the driver has changed"};
+    const char *why = NULL;
+    sqlite3_stmt *q = NULL;
+    bool there = sqlite3_prepare_v2(s->db, "SELECT fingerprint FROM calibration WHERE unit=?", -1, &q,
+                                    NULL) == SQLITE_OK &&
+                 sqlite3_bind_text(q, 1, unit, -1, SQLITE_TRANSIENT) == SQLITE_OK &&
+                 sqlite3_step(q) == SQLITE_ROW && sqlite3_column_text(q, 0) != NULL;
+    const char *old = there ? (const char *)sqlite3_column_text(q, 0) : fingerprint;
+    for (int i = 0; i < (int)IMP_COUNT(what) && why == NULL; i++) {
+        const char *a, *b;
+        size_t n = part_of(old, i, &a), k = part_of(fingerprint, i, &b);
+        if (n != k || memcmp(a, b, n) != 0) why = what[i];
+    }
+    sqlite3_finalize(q);
+    return why;
 }
 
 /* ---- blobs by unit -------------------------------------------------------------------------------- */

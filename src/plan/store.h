@@ -17,6 +17,14 @@ bool imp_store_was_rebuilt(const imp_store *s);
 
 /* Of hardware, system and driver. `device`: what identifies the unit beyond that (its name, driver version). */
 void imp_store_fingerprint(const char *device, char out[128]);
+typedef struct imp_store_machine {      /* what a fingerprint is made of */
+    const char *arch, *release, *build; /* processor, version and build of the system */
+    uint64_t hardware;                  /* hash of cores, memory, instruction sets */
+    const char *device, *driver;
+} imp_store_machine;
+void imp_store_fingerprint_of(const imp_store_machine *m, char out[128]);
+/* A unit that was calibrated under another fingerprint: what has changed since. NULL: nothing, or never calibrated. */
+const char *imp_store_changed(imp_store *s, const char *unit, const char *fingerprint);
 
 typedef struct imp_calibration {
     imp_machine machine; /* measured fields are marked so */
