@@ -16,10 +16,24 @@
 #include "base/base.h"
 
 #ifdef __linux__
+static const char *g_root = ""; /* in front of /proc and /sys: a test's copy */
+
+void imp_sys_set_root(const char *root)
+{
+    g_root = root == NULL ? "" : root;
+}
+
+static FILE *open_below(const char *root, const char *path)
+{
+    char full[700];
+    int n = snprintf(full, sizeof full, "%s%s", root, path);
+    return n < 0 || (size_t)n >= sizeof full ? NULL : fopen(full, "re");
+}
+
 /* One number from a small text file; false when it is absent or says "max". */
 static bool read_u64(const char *path, uint64_t *out)
 {
-    FILE *f = fopen(path, "re");
+    FILE *f = open_below(g_root, path);
     unsigned long long v;
     if (f == NULL) return false;
     bool ok = fscanf(f, "%llu", &v) == 1;
@@ -28,22 +42,121 @@ static bool read_u64(const char *path, uint64_t *out)
     return ok;
 }
 
-void imp_sys_memory(uint64_t *total, uint64_t *available)
+/* This process's control group of a hierarchy: controller "" for the unified one (v2), "memory" or "cpu" for v1. */
+static bool own_group(const char *controller, char out[400])
 {
-    *total = *available = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long long kib;
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (sscanf(line, "MemTotal: %llu kB", &kib) == 1) *total = (uint64_t)kib << 10;
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) *available = (uint64_t)kib << 10;
+    char line[512];
+    bool found = false;
+    FILE *f = open_below(g_root, "/proc/self/cgroup");
+    while (f != NULL && !found && fgets(line, sizeof line, f) != NULL) { /* "4:cpu,cpuacct:/a/b", "0::/a/b" */
+        char *list = strchr(line, ':'), *path = list != NULL ? strchr(list + 1, ':') : NULL;
+        if (path == NULL) continue;
+        *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        list++;
+        for (char *name = list; !found; name = strchr(name, ',') + 1) {
+            size_t n = strcspn(name, ",");
+            found = n == strlen(controller) && memcmp(name, controller, n) == 0;
+            if (strchr(name, ',') == NULL) break;
+        }
+        if (found) (void)snprintf(out, 400, "%.399s", strcmp(path, "/") == 0 ? "" : path);
     }
     if (f != NULL) fclose(f);
-    uint64_t limit, used; /* a container's limit is the real one */
-    if (read_u64("/sys/fs/cgroup/memory.max", &limit) && read_u64("/sys/fs/cgroup/memory.current", &used)) {
-        *total = IMP_MIN(*total, limit);
-        *available = IMP_MIN(*available, limit > used ? limit - used : 0);
+    return found;
+}
+
+/* Each limit on the way from the process's own group up to the root holds. In a container the root is its own group. */
+static void walk_group(const char *base, char *group, void (*at)(const char *folder, void *out), void *out)
+{
+    char folder[600];
+    for (;;) {
+        (void)snprintf(folder, sizeof folder, "%s%s", base, group);
+        at(folder, out);
+        char *slash = strrchr(group, '/');
+        if (slash == NULL) return;
+        *slash = '\0';
     }
+}
+
+typedef struct room {
+    uint64_t total, available;
+} room;
+
+static void narrow(room *r, const char *folder, const char *limit_file, const char *used_file)
+{
+    char a[700], b[700];
+    uint64_t limit, used = 0;
+    (void)snprintf(a, sizeof a, "%s/%s", folder, limit_file);
+    (void)snprintf(b, sizeof b, "%s/%s", folder, used_file);
+    if (!read_u64(a, &limit) || limit >= r->total) return; /* v1 writes a huge number for "none" */
+    (void)read_u64(b, &used);
+    r->total = limit;
+    r->available = IMP_MIN(r->available, limit > used ? limit - used : 0);
+}
+static void memory_v2(const char *folder, void *out)
+{
+    narrow(out, folder, "memory.max", "memory.current");
+}
+static void memory_v1(const char *folder, void *out)
+{
+    narrow(out, folder, "memory.limit_in_bytes", "memory.usage_in_bytes");
+}
+
+void imp_sys_memory(uint64_t *total, uint64_t *available)
+{
+    room r = {0};
+    FILE *f = open_below(g_root, "/proc/meminfo");
+    char line[128], group[400];
+    unsigned long long kib;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "MemTotal: %llu kB", &kib) == 1) r.total = (uint64_t)kib << 10;
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) r.available = (uint64_t)kib << 10;
+    }
+    if (f != NULL) fclose(f);
+    if (!own_group("", group)) group[0] = '\0';
+    walk_group("/sys/fs/cgroup", group, memory_v2, &r);
+    if (own_group("memory", group)) walk_group("/sys/fs/cgroup/memory", group, memory_v1, &r);
+    *total = r.total;
+    *available = r.available;
+}
+
+/* A quota of processor time as whole CPUs, rounded up. */
+static void narrow_cpus(uint32_t *n, double quota, double period)
+{
+    if (quota <= 0 || period <= 0) return;
+    double cpus = quota / period;
+    uint32_t whole = (uint32_t)IMP_MIN(cpus, 1e6);
+    *n = IMP_MIN(*n, IMP_MAX(whole + (cpus > whole ? 1u : 0u), 1u));
+}
+static void cpu_v2(const char *folder, void *out)
+{
+    char path[700];
+    double quota, period;
+    (void)snprintf(path, sizeof path, "%s/cpu.max", folder); /* "200000 100000", "max 100000" */
+    FILE *f = open_below(g_root, path);
+    if (f == NULL) return;
+    if (fscanf(f, "%lf %lf", &quota, &period) == 2) narrow_cpus(out, quota, period);
+    fclose(f);
+}
+static void cpu_v1(const char *folder, void *out)
+{
+    char path[700];
+    uint64_t quota, period;
+    (void)snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", folder); /* -1: none */
+    bool some = read_u64(path, &quota) && quota < 1000000000u;
+    (void)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
+    if (some && read_u64(path, &period)) narrow_cpus(out, (double)quota, (double)period);
+}
+
+/* CPUs' worth of time that the control groups allow. */
+static uint32_t cpu_quota(void)
+{
+    uint32_t n = UINT32_MAX;
+    char group[400];
+    if (!own_group("", group)) group[0] = '\0';
+    walk_group("/sys/fs/cgroup", group, cpu_v2, &n);
+    if (own_group("cpu", group)) walk_group("/sys/fs/cgroup/cpu", group, cpu_v1, &n);
+    return n;
 }
 
 uint64_t imp_sys_resident(void)
@@ -81,7 +194,7 @@ uint32_t imp_sys_n_core(void)
 {
     uint32_t n;
     (void)core_cpu(UINT32_MAX, &n);
-    return n == 0 ? 1 : n;
+    return IMP_MAX(IMP_MIN(n, cpu_quota()), 1u);
 }
 
 void imp_sys_pin_thread(uint32_t core)
@@ -142,6 +255,11 @@ uint32_t imp_sys_n_core(void)
 #endif
 
 #ifndef __linux__
+void imp_sys_set_root(const char *root)
+{
+    (void)root;
+}
+
 void imp_sys_pin_thread(uint32_t core)
 {
     (void)core;

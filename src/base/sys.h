@@ -36,7 +36,8 @@ void imp_sys_file_close(imp_sys_file *f);
 void imp_sys_file_forget(const void *p, size_t n);
 bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
-bool imp_sys_same_file(const char *a, const char *b); /* both are there and are one file, whatever the names */
+bool imp_sys_same_file(const char *a,
+                       const char *b); /* both are there and are one file, whatever the names */
 /* Write n bytes to path + ".tmp", sync, rename over path. */
 IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
 /* The folder is there afterwards; its parent must be. */
@@ -60,12 +61,15 @@ IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
 void imp_sys_memory(uint64_t *total, uint64_t *available);
 uint64_t imp_sys_resident(void); /* bytes of memory this process holds now; 0: not known */
-uint32_t imp_sys_n_core(void);   /* physical cores this process may use, at least 1 */
+uint32_t imp_sys_n_core(void);   /* physical cores this process may use (affinity, cpusets, quotas), >= 1 */
 
 IMP_MUST_USE imp_status imp_sys_random(void *p, size_t n); /* n <= 256 bytes nobody can guess */
 
 /* The file of the running program, without links; false: not known. */
 bool imp_sys_program_path(char *out, size_t cap);
+/* For tests, on Linux: read /proc and /sys below this folder; NULL: the real ones. */
+void imp_sys_set_root(const char *root);
+
 /* The folder of the running program, without links; false: not known. */
 bool imp_sys_program_dir(char *out, size_t cap);
 uint32_t imp_sys_max_files(void); /* files and sockets this process may have open at once */
