@@ -246,6 +246,7 @@ typedef struct imp_event {
     /* DONE */
     imp_finish finish;
     imp_usage usage;
+    const char *stop;       /* the stop string that ended it; NULL: none did */
     const imp_error *error; /* ERROR and CANCELLED */
 } imp_event;
 

@@ -8,7 +8,8 @@
  *          without the call's mutex, because an event may hold the engine's own locks while it waits for ours. */
 #include "api/internal.h"
 
-imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, bool ollama, size_t n_slot)
+imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, imp_dialect dialect,
+                         size_t n_slot)
 {
     imp_mutex *mu;
     IMP_TRY(imp_mutex_new(&mu));
@@ -23,7 +24,7 @@ imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, 
     c->slot = slot;
     c->n_slot = n_slot;
     c->n_left = 1;
-    c->ollama = ollama;
+    c->dialect = dialect;
     c->t0_ns = imp_now_ns();
     atomic_init(&c->refs, 2); /* one until the final event, one for the caller */
     atomic_fetch_add(&a->refs, 1);
@@ -133,11 +134,11 @@ static bool suits(const imp_model_info *info, bool embed)
     return embed ? info->can_embed : info->can_generate;
 }
 
-static imp_model *find(imp_api *a, const char *id, bool ollama)
+static imp_model *find(imp_api *a, const char *id, imp_dialect dialect)
 {
     imp_model *m = imp_engine_find(a->config.engine, id);
     size_t n = strlen(id), tail = sizeof ":latest" - 1;
-    if (m || !ollama || n <= tail || strcmp(id + n - tail, ":latest") != 0) return m;
+    if (m || dialect != IMP_OLLAMA || n <= tail || strcmp(id + n - tail, ":latest") != 0) return m;
     char name[256]; /* clients of Ollama add the tag that means "no tag" */
     if (n - tail >= sizeof name) return NULL;
     memcpy(name, id, n - tail);
@@ -145,11 +146,11 @@ static imp_model *find(imp_api *a, const char *id, bool ollama)
     return imp_engine_find(a->config.engine, name);
 }
 
-imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, imp_error *err)
+imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dialect, imp_error *err)
 {
     const char *what = embed ? "make embeddings" : "generate text";
     if (id) {
-        imp_model *m = find(a, id, ollama);
+        imp_model *m = find(a, id, dialect);
         if (!m) {
             (void)imp_fail_field(err, IMP_NOT_FOUND, "model",
                                  "the model '%.200s' is not loaded here; the list of models says which are",

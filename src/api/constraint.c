@@ -89,6 +89,11 @@ static imp_status find_want(const imp_api_params *p, want *w, imp_error *err)
     *w = (want){0};
     for (size_t i = 0; i < IMP_COUNT(plain); i++)
         if (plain[i].value != NULL) *w = plain[i], n++;
+    if (p->format != NULL) { /* Ollama's; what it may be was checked */
+        *w = (want){"format", json_is_string(p->format) ? IMP_CONSTRAINT_JSON : IMP_CONSTRAINT_SCHEMA,
+                    p->format};
+        n++;
+    }
     if (p->response_format != NULL) {
         want r = {0};
         IMP_TRY(response_format(p->response_format, &r, err));

@@ -92,11 +92,11 @@ static void answer(void *arg)
         imp_fail(err, IMP_INTERNAL, "the model gave %zu of %zu vectors, or values that are no numbers",
                  e->n_got, e->n_input);
     if (err->status != IMP_OK) {
-        imp_api_fail(&e->base.sink, e->base.ollama, err);
+        imp_api_fail(&e->base.sink, e->base.dialect, err);
     } else {
         imp_buf b = {0};
         imp_buf_reserve(&b, e->n_input * e->dim * (e->base64 ? 6 : 13) + 1024);
-        if (e->base.ollama)
+        if (e->base.dialect == IMP_OLLAMA)
             write_ollama(e, &b);
         else
             write_openai(e, &b);
@@ -178,7 +178,7 @@ static imp_status add_text(embed_call *e, size_t i, const json_t *v, imp_error *
                          err));
     imp_status st = IMP_OK;
     if (e->p.num_ctx > 0) limit = IMP_MIN(limit, (size_t)e->p.num_ctx);
-    if (n > limit && limit > 0 && e->base.ollama) {
+    if (n > limit && limit > 0 && e->base.dialect == IMP_OLLAMA) {
         if (e->p.truncate)
             st = cut(e, ids, &n, limit, err);
         else
@@ -271,19 +271,19 @@ static imp_status submit(embed_call *e, imp_error *err)
 
 imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
 {
-    bool ollama = ep != EP_EMBED;
+    imp_dialect dialect = ep != EP_EMBED ? IMP_OLLAMA : IMP_OPENAI;
     imp_error err = {0};
     embed_call *e = imp_sys_calloc(1, sizeof *e);
     imp_status st = e ? imp_api_parse(ep, rq->body, rq->n_body, &e->p, &err) : IMP_NOMEM;
     if (st == IMP_OK) {
-        e->base.ollama = ollama;
+        e->base.dialect = dialect;
         e->base64 = e->p.encoding && strcmp(e->p.encoding, "base64") == 0;
         e->legacy = ep == EP_OLLAMA_EMBEDDINGS && !e->p.input;
         e->n_input = count_input(&e->p);
-        e->model = imp_api_model(a, e->p.model, true, ollama, &err);
+        e->model = imp_api_model(a, e->p.model, true, dialect, &err);
         st = e->model ? prepare(e, &err) : err.status;
     }
-    if (st == IMP_OK) st = imp_call_init(&e->base, a, s, ollama, 1);
+    if (st == IMP_OK) st = imp_call_init(&e->base, a, s, dialect, 1);
     if (st != IMP_OK) {
         if (err.status == IMP_OK) imp_fail(&err, st, "out of memory");
         if (e) {
@@ -291,7 +291,7 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
             embed_deinit(e);
         }
         imp_sys_free(e);
-        imp_api_fail(s, ollama, &err);
+        imp_api_fail(s, dialect, &err);
         return NULL;
     }
     e->base.client = rq->client;

@@ -33,6 +33,19 @@ static const char *error_type(int status)
     }
 }
 
+static const char *anthropic_type(int status)
+{
+    switch (status) {
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 413: return "request_too_large";
+    case 429: return "rate_limit_error";
+    case 503: return "overloaded_error";
+    default: return status >= 500 ? "api_error" : "invalid_request_error";
+    }
+}
+
 static const char *error_code(imp_status s)
 {
     switch (s) {
@@ -65,18 +78,25 @@ static const char *safe_text(const imp_error *e)
     }
 }
 
-bool imp_api_is_ollama(const char *path)
+imp_dialect imp_api_dialect(const char *path)
 {
-    return strncmp(path, "/api/", 5) == 0;
+    if (strncmp(path, "/v1/messages", 12) == 0) return IMP_ANTHROPIC;
+    return strncmp(path, "/api/", 5) == 0 ? IMP_OLLAMA : IMP_OPENAI;
 }
 
-void imp_api_error_json(imp_buf *b, bool ollama, int status, const char *param, const char *code,
+void imp_api_error_json(imp_buf *b, imp_dialect dialect, int status, const char *param, const char *code,
                         const char *text)
 {
-    if (ollama) {
+    if (dialect == IMP_OLLAMA) {
         imp_buf_str(b, "{\"error\":");
         imp_json_cstr(b, text);
         imp_buf_str(b, "}");
+        return;
+    }
+    if (dialect == IMP_ANTHROPIC) {
+        imp_buf_fmt(b, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", anthropic_type(status));
+        imp_json_cstr(b, text);
+        imp_buf_str(b, "}}");
         return;
     }
     imp_buf_str(b, "{\"error\":{\"message\":");
@@ -88,9 +108,9 @@ void imp_api_error_json(imp_buf *b, bool ollama, int status, const char *param, 
     imp_buf_str(b, "}}");
 }
 
-void imp_api_fail_json(imp_buf *b, bool ollama, const imp_error *err)
+void imp_api_fail_json(imp_buf *b, imp_dialect dialect, const imp_error *err)
 {
-    imp_api_error_json(b, ollama, imp_api_http_status(err->status), err->field[0] ? err->field : NULL,
+    imp_api_error_json(b, dialect, imp_api_http_status(err->status), err->field[0] ? err->field : NULL,
                        error_code(err->status), safe_text(err));
 }
 
@@ -114,27 +134,27 @@ void imp_api_answer(const imp_api_sink *s, int status, imp_buf *body)
     answer_with(s, status, NULL, 0, body);
 }
 
-void imp_api_error(const imp_api_sink *s, bool ollama, int status, const char *param, const char *code,
-                   const imp_api_header *headers, size_t n_header, const char *text)
+void imp_api_error(const imp_api_sink *s, imp_dialect dialect, int status, const char *param,
+                   const char *code, const imp_api_header *headers, size_t n_header, const char *text)
 {
     imp_buf b = {0};
-    imp_api_error_json(&b, ollama, status, param, code, text);
+    imp_api_error_json(&b, dialect, status, param, code, text);
     answer_with(s, status, headers, n_header, &b);
 }
 
-void imp_api_fail(const imp_api_sink *s, bool ollama, const imp_error *err)
+void imp_api_fail(const imp_api_sink *s, imp_dialect dialect, const imp_error *err)
 {
     int status = imp_api_http_status(err->status);
     if (status >= 500 && err->status != IMP_CANCELLED)
         imp_log(IMP_LOG_WARN, "request failed: %s: %s", imp_status_name(err->status), err->text);
     imp_api_header retry = {"Retry-After", "1"};
     imp_buf b = {0};
-    imp_api_fail_json(&b, ollama, err);
+    imp_api_fail_json(&b, dialect, err);
     answer_with(s, status, &retry, status == 429 || status == 503, &b);
 }
 
 void imp_api_refuse(const char *path, const imp_api_sink *sink, int status, const char *param,
                     const char *code, const imp_api_header *headers, size_t n_header, const char *text)
 {
-    imp_api_error(sink, imp_api_is_ollama(path), status, param, code, headers, n_header, text);
+    imp_api_error(sink, imp_api_dialect(path), status, param, code, headers, n_header, text);
 }

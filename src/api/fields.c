@@ -38,57 +38,70 @@ typedef struct field {
  * change nothing. keep_alive: loaded models stay loaded here, which is at least what it asks for. */
 static const field g_field[] = {
     {"model", EP_GENERATE | EP_VECTOR, F_STR, 1, 256, AT(model), NULL},
-    {"messages", EP_CHAT, F_JSON, 0, 0, AT(messages), NULL},
-    {"prompt", EP_COMPLETION | EP_OLLAMA_EMBEDDINGS, F_JSON, 0, 0, AT(prompt), NULL},
+    {"messages", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_JSON, 0, 0, AT(messages), NULL},
+    {"prompt", EP_COMPLETION | EP_OLLAMA_EMBEDDINGS | EP_OLLAMA_GENERATE, F_JSON, 0, 0, AT(prompt), NULL},
     {"input", EP_VECTOR, F_JSON, 0, 0, AT(input), NULL},
-    {"stream", EP_GENERATE, F_BOOL, 0, 0, AT(stream), NULL},
-    {"stream_options", EP_GENERATE, F_JSON, 0, 0, AT(stream_options), NULL},
-    {"n", EP_GENERATE, F_INT, 1, 128, AT(n), NULL},
+    {"stream", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES, F_BOOL, 0, 0, AT(stream), NULL},
+    {"stream_options", EP_OPENAI, F_JSON, 0, 0, AT(stream_options), NULL},
+    {"n", EP_OPENAI, F_INT, 1, 128, AT(n), NULL},
     {"best_of", EP_COMPLETION, F_INT, 1, 128, AT(best_of), NULL},
-    {"max_tokens", EP_GENERATE, F_INT, 1, INT_LAST, AT(max_tok), NULL},
+    {"max_tokens", EP_OPENAI | EP_MESSAGES, F_INT, 1, INT_LAST, AT(max_tok), NULL},
     {"max_completion_tokens", EP_CHAT, F_INT, 1, INT_LAST, AT(max_completion_tok), NULL},
-    {"temperature", EP_GENERATE, F_NUM, 0, 2, AT(temperature), NULL},
-    {"top_p", EP_GENERATE, F_NUM, 0, 1, AT(top_p), NULL},
-    {"top_k", EP_GENERATE, F_INT, -1, INT_LAST, AT(top_k), NULL},
-    {"min_p", EP_GENERATE, F_NUM, 0, 1, AT(min_p), NULL},
-    {"repeat_penalty", EP_GENERATE, F_NUM, 0.01, 10, AT(repeat_penalty), NULL},
-    {"repeat_last_n", EP_GENERATE, F_INT, -1, INT_LAST, AT(repeat_last_n), NULL},
-    {"presence_penalty", EP_GENERATE, F_NUM, -2, 2, AT(presence_penalty), NULL},
-    {"frequency_penalty", EP_GENERATE, F_NUM, -2, 2, AT(frequency_penalty), NULL},
-    {"seed", EP_GENERATE, F_INT, I64_FIRST, I64_LAST, AT(seed), NULL},
-    {"stop", EP_GENERATE, F_JSON, 0, 0, AT(stop), NULL},
-    {"logit_bias", EP_GENERATE, F_JSON, 0, 0, AT(logit_bias), NULL},
-    {"priority", EP_GENERATE | EP_VECTOR, F_INT, -1000, 1000, AT(priority), NULL}, /* as vLLM: less first */
-    {"ignore_eos", EP_GENERATE, F_BOOL, 0, 0, AT(ignore_eos), NULL},
-    {"response_format", EP_GENERATE, F_JSON, 0, 0, AT(response_format), NULL},
-    {"structured_outputs", EP_GENERATE, F_JSON, 0, 0, AT(structured_outputs), NULL},
-    {"grammar", EP_GENERATE, F_JSON, 0, 0, AT(grammar), NULL},
-    {"json_schema", EP_GENERATE, F_JSON, 0, 0, AT(json_schema), NULL},
-    {"guided_json", EP_GENERATE, F_JSON, 0, 0, AT(guided_json), NULL},
-    {"guided_regex", EP_GENERATE, F_JSON, 0, 0, AT(guided_regex), NULL},
-    {"guided_choice", EP_GENERATE, F_JSON, 0, 0, AT(guided_choice), NULL},
-    {"guided_grammar", EP_GENERATE, F_JSON, 0, 0, AT(guided_grammar), NULL},
+    {"temperature", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 2, AT(temperature), NULL},
+    {"top_p", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 1, AT(top_p), NULL},
+    {"top_k", EP_OPENAI | EP_MESSAGES, F_INT, -1, INT_LAST, AT(top_k), NULL},
+    {"min_p", EP_OPENAI, F_NUM, 0, 1, AT(min_p), NULL},
+    {"repeat_penalty", EP_OPENAI, F_NUM, 0.01, 10, AT(repeat_penalty), NULL},
+    {"repeat_last_n", EP_OPENAI, F_INT, -1, INT_LAST, AT(repeat_last_n), NULL},
+    {"presence_penalty", EP_OPENAI, F_NUM, -2, 2, AT(presence_penalty), NULL},
+    {"frequency_penalty", EP_OPENAI, F_NUM, -2, 2, AT(frequency_penalty), NULL},
+    {"seed", EP_OPENAI, F_INT, I64_FIRST, I64_LAST, AT(seed), NULL},
+    {"stop", EP_OPENAI, F_JSON, 0, 0, AT(stop), NULL},
+    {"logit_bias", EP_OPENAI, F_JSON, 0, 0, AT(logit_bias), NULL},
+    {"priority", EP_OPENAI | EP_VECTOR, F_INT, -1000, 1000, AT(priority), NULL}, /* as vLLM: less first */
+    {"ignore_eos", EP_OPENAI, F_BOOL, 0, 0, AT(ignore_eos), NULL},
+    {"response_format", EP_OPENAI, F_JSON, 0, 0, AT(response_format), NULL},
+    {"structured_outputs", EP_OPENAI, F_JSON, 0, 0, AT(structured_outputs), NULL},
+    {"grammar", EP_OPENAI, F_JSON, 0, 0, AT(grammar), NULL},
+    {"json_schema", EP_OPENAI, F_JSON, 0, 0, AT(json_schema), NULL},
+    {"guided_json", EP_OPENAI, F_JSON, 0, 0, AT(guided_json), NULL},
+    {"guided_regex", EP_OPENAI, F_JSON, 0, 0, AT(guided_regex), NULL},
+    {"guided_choice", EP_OPENAI, F_JSON, 0, 0, AT(guided_choice), NULL},
+    {"guided_grammar", EP_OPENAI, F_JSON, 0, 0, AT(guided_grammar), NULL},
     {"logprobs", EP_CHAT, F_BOOL, 0, 0, AT(want_logprobs), NULL},
     {"top_logprobs", EP_CHAT, F_INT, 0, 20, AT(top_logprobs), NULL},
     {"logprobs", EP_COMPLETION, F_INT, 0, 20, AT(logprobs), NULL},
     {"echo", EP_COMPLETION, F_BOOL, 0, 0, AT(echo), NULL},
     {"encoding_format", EP_EMBED, F_STR, 1, 16, AT(encoding), NULL},
     {"dimensions", EP_VECTOR, F_INT, 1, 1048576, AT(dimensions), NULL},
-    {"truncate", EP_OLLAMA, F_BOOL, 0, 0, AT(truncate), NULL},
+    {"truncate", EP_OLLAMA_VECTOR, F_BOOL, 0, 0, AT(truncate), NULL},
     {"options", EP_OLLAMA, F_JSON, 0, 0, AT(options), NULL},
     {"keep_alive", EP_OLLAMA, F_JSON, 0, 0, AT(keep_alive), NULL},
 
-    {"impetus", EP_GENERATE | EP_EMBED, F_JSON, 0, 0, AT(impetus), NULL},
+    {"impetus", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES | EP_EMBED, F_JSON, 0, 0, AT(impetus), NULL},
 
-    {"user", EP_GENERATE | EP_EMBED, F_HINT, 0, 0, 0, "string"},
-    {"safety_identifier", EP_GENERATE, F_HINT, 0, 0, 0, "string"},
-    {"prompt_cache_key", EP_GENERATE, F_HINT, 0, 0, 0, "string"},
-    {"metadata", EP_CHAT, F_HINT, 0, 0, 0, "object"},
+    {"stop_sequences", EP_MESSAGES, F_JSON, 0, 0, AT(stop), NULL},
+    {"system", EP_ANTHROPIC, F_JSON, 0, 0, AT(system_blocks), NULL},
+    {"system", EP_OLLAMA_GENERATE, F_STR, 0, 1 << 20, AT(system), NULL},
+    {"raw", EP_OLLAMA_GENERATE, F_BOOL, 0, 0, AT(raw), NULL},
+    {"format", EP_OLLAMA_TEXT, F_JSON, 0, 0, AT(format), NULL},
+
+    {"think", EP_OLLAMA_TEXT, F_ONLY, 0, 0, 0, "false"},
+    {"thinking", EP_ANTHROPIC, F_ONLY, 0, 0, 0, "{\"type\":\"disabled\"}"},
+    {"images", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "[]"},
+    {"context", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "[]"},
+    {"suffix", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "\"\""},
+    {"template", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "\"\""},
+    {"service_tier", EP_MESSAGES, F_ONLY, 0, 0, 0, "\"auto\"|\"standard_only\""},
+    {"user", EP_OPENAI | EP_EMBED, F_HINT, 0, 0, 0, "string"},
+    {"safety_identifier", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
+    {"prompt_cache_key", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
+    {"metadata", EP_CHAT | EP_MESSAGES, F_HINT, 0, 0, 0, "object"},
     {"parallel_tool_calls", EP_CHAT, F_HINT, 0, 0, 0, "boolean"}, /* no tool call can happen */
     {"store", EP_CHAT, F_ONLY, 0, 0, 0, "false"},
     {"service_tier", EP_CHAT, F_ONLY, 0, 0, 0, "\"auto\"|\"default\""},
     {"modalities", EP_CHAT, F_ONLY, 0, 0, 0, "[\"text\"]"},
-    {"tools", EP_CHAT, F_ONLY, 0, 0, 0, "[]"},
+    {"tools", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_ONLY, 0, 0, 0, "[]"},
     {"tool_choice", EP_CHAT, F_ONLY, 0, 0, 0, "\"none\"|\"auto\""},
     {"functions", EP_CHAT, F_ONLY, 0, 0, 0, "[]"},
     {"function_call", EP_CHAT, F_ONLY, 0, 0, 0, "\"none\"|\"auto\""},
@@ -249,6 +262,7 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
 {
     IMP_TRY(check_stream_options(p, &p->include_usage, err));
     IMP_TRY(imp_api_impetus(p, err));
+    if (p->ep & EP_OLLAMA_TEXT) IMP_TRY(imp_api_ollama_params(p, err)); /* brings stop, too */
     IMP_TRY(imp_api_stop(p, err));
     IMP_TRY(imp_api_bias(p, err));
     if (p->best_of != IMP_UNSET && p->best_of != p->n)
@@ -260,6 +274,9 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
         return imp_fail_field(err, IMP_INVALID, "max_tokens",
                               "'max_tokens' and 'max_completion_tokens' differ: send one of them");
     if (p->max_tok == IMP_UNSET) p->max_tok = p->max_completion_tok;
+    if (p->ep == EP_MESSAGES && p->max_tok == IMP_UNSET)
+        return imp_fail_field(err, IMP_INVALID, "max_tokens", "'max_tokens' is missing");
+    if (p->ep == EP_OLLAMA_GENERATE) return IMP_OK;
     if (p->ep == EP_COMPLETION) {
         p->want_logprobs = p->logprobs != IMP_UNSET;
         p->top_logprobs = p->logprobs;
@@ -293,10 +310,11 @@ static imp_status check_vector(imp_api_params *p, imp_error *err)
     }
     if (!p->input) {
         /* Without an input Ollama only loads the model and answers an empty vector. */
-        if (p->ep & EP_OLLAMA) return IMP_OK;
+        if (p->ep & EP_OLLAMA_VECTOR) return IMP_OK;
         return imp_fail_field(err, IMP_INVALID, "input", "'input' is missing");
     }
-    if ((p->ep & EP_OLLAMA) && json_is_array(p->input) && json_array_size(p->input) == 0) return IMP_OK;
+    if ((p->ep & EP_OLLAMA_VECTOR) && json_is_array(p->input) && json_array_size(p->input) == 0)
+        return IMP_OK;
     return imp_api_check_input(p->input, "input", p->ep == EP_EMBED, err);
 }
 
@@ -320,7 +338,8 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
                             .repeat_penalty = NAN,
                             .presence_penalty = NAN,
                             .frequency_penalty = NAN,
-                            .truncate = true};
+                            .truncate = true,
+                            .stream = (ep & EP_OLLAMA_TEXT) != 0};
     out->arena = imp_arena_new(4096);
     if (!out->arena) return imp_fail(err, IMP_NOMEM, "out of memory");
     IMP_TRY(imp_api_json(body, n, &out->root, err));

@@ -1,9 +1,9 @@
-/* api/generate.c - /v1/chat/completions and /v1/completions: parse, submit, stream or collect, answer.
+/* api/generate.c - the endpoints that generate text: parse, submit, stream or collect, answer.
  *
- * Place:   over call.c; the words of the two APIs are in openai_chat.c and openai_completion.c.
+ * Place:   over call.c; how an API writes its answers is in openai*.c, ollama.c and anthropic.c (gen_format).
  * Idea:    every prompt times n is one engine request, a slot of the call. Streaming turns an event into one
- *          `data:` line at once; without streaming text is collected and answered whole.
- * Always:  a stream ends with `data: [DONE]`; an error after the first byte is a `data: {"error":...}` before it.
+ *          piece of output at once; without streaming text is collected and answered whole.
+ * Always:  a stream has its format's last words, also when it failed.
  * Threads: events on the scheduler's thread, under the call's mutex. */
 #include "api/generate.h"
 
@@ -11,58 +11,7 @@
 #include <stdio.h>
 #include <time.h>
 
-/* ---- answers ------------------------------------------------------------------------------------- */
-
-static void write_usage(const gen_call *g, imp_buf *b)
-{
-    uint64_t prompt = 0, out = 0, cached = 0;
-    for (size_t i = 0; i < g->base.n_slot; i++) {
-        const imp_usage *u = &g->choice[i].usage;
-        out += u->n_generated;
-        if (i % (size_t)g->p.n != 0) continue; /* n answers to one prompt: it counts once */
-        prompt += u->n_prompt;
-        cached += u->n_cached;
-    }
-    imp_buf_fmt(b,
-                "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-                (unsigned long long)prompt, (unsigned long long)out, (unsigned long long)(prompt + out),
-                (unsigned long long)cached);
-}
-
-static void write_head(gen_call *g, const char *object, imp_buf *b)
-{
-    imp_buf_fmt(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", g->id, object,
-                (long long)g->created);
-    imp_json_cstr(b, g->model_id);
-    imp_buf_str(b, ",\"system_fingerprint\":\"impetus-" IMPETUS_VERSION "\",");
-}
-
-static const char *finish_name(imp_finish f)
-{
-    return f == IMP_FINISH_LENGTH ? "\"length\"" : "\"stop\"";
-}
-
-/* One chunk with one choice. text NULL: raw is the delta. finish NULL: not the last. */
-static void write_chunk(gen_call *g, size_t i, const char *raw, const char *text, size_t n,
-                        const char *finish)
-{
-    gen_choice *c = &g->choice[i];
-    imp_buf *b = &g->out;
-    imp_buf_str(b, "data: ");
-    imp_buf_add(b, g->head.data, g->head.n);
-    imp_buf_fmt(b, "\"choices\":[{\"index\":%zu,", i);
-    if (text)
-        g->format->delta(b, text, n);
-    else
-        imp_buf_str(b, raw);
-    imp_buf_str(b, ",");
-    g->format->logprobs(c, b);
-    for (size_t k = 0; k < IMP_COUNT(c->lp); k++) c->lp[k].n = 0;
-    c->n_tok = 0;
-    imp_buf_fmt(b, ",\"finish_reason\":%s}]%s}\n\n", finish ? finish : "null",
-                g->p.include_usage ? ",\"usage\":null" : "");
-}
+/* ---- events -------------------------------------------------------------------------------------- */
 
 static void flush(gen_call *g)
 {
@@ -70,8 +19,6 @@ static void flush(gen_call *g)
     g->base.sink.write(g->base.sink.user, g->out.data, g->out.n);
     g->out.n = 0;
 }
-
-/* ---- events -------------------------------------------------------------------------------------- */
 
 static void note_first(gen_call *g, const imp_event *ev)
 {
@@ -86,12 +33,11 @@ static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
     gen_call *g = (gen_call *)base;
     gen_choice *c = &g->choice[s->index];
     if (ev->kind == IMP_EVENT_DONE) {
-        c->done = true;
         c->finish = ev->finish;
         c->usage = ev->usage;
+        if (ev->stop != NULL) c->stop = imp_arena_strndup(g->p.arena, ev->stop, strlen(ev->stop));
         bool good = ev->finish == IMP_FINISH_STOP || ev->finish == IMP_FINISH_LENGTH;
-        if (g->p.stream && good)
-            write_chunk(g, s->index, g->format->last_delta, NULL, 0, finish_name(ev->finish));
+        if (g->p.stream && good) g->format->close(g, s->index);
         flush(g);
         return;
     }
@@ -101,7 +47,7 @@ static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
     if (!g->p.stream) {
         imp_buf_add(&c->text, ev->text, ev->n_text);
     } else if (ev->n_text > 0 || c->n_tok > 0) {
-        write_chunk(g, s->index, NULL, ev->n_text ? ev->text : "", ev->n_text, NULL);
+        g->format->piece(g, s->index, ev->n_text ? ev->text : "", ev->n_text);
         flush(g);
     }
 }
@@ -112,65 +58,30 @@ static void on_start(imp_api_call *base)
     gen_call *g = (gen_call *)base;
     if (!g->p.stream) return;
     static const imp_api_header h[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
-    base->sink.begin(base->sink.user, 200, "text/event-stream", h, IMP_COUNT(h), true);
+    base->sink.begin(base->sink.user, 200, g->format->stream_type, h, IMP_COUNT(h), true);
     flush(g);
 }
 
 static void finish_stream(gen_call *g)
 {
     imp_api_sink *s = &g->base.sink;
-    bool failed = g->base.err.status != IMP_OK;
-    if (failed || g->out.failed) {
-        imp_buf b = {0};
-        imp_buf_str(&b, "data: ");
-        if (!failed) imp_fail(&g->base.err, IMP_NOMEM, "out of memory");
-        imp_api_fail_json(&b, false, &g->base.err);
-        imp_buf_str(&b, "\n\n");
-        if (!b.failed) s->write(s->user, b.data, b.n);
-        imp_buf_deinit(&b);
-    } else if (g->p.include_usage) {
-        imp_buf b = {0};
-        imp_buf_str(&b, "data: ");
-        imp_buf_add(&b, g->head.data, g->head.n);
-        imp_buf_str(&b, "\"choices\":[],");
-        write_usage(g, &b);
-        imp_buf_str(&b, "}\n\n");
-        if (!b.failed) s->write(s->user, b.data, b.n);
-        imp_buf_deinit(&b);
-    }
-    if (!failed && g->p.want_receipt) {
-        imp_buf b = {0};
-        imp_buf_str(&b, "data: ");
-        imp_buf_add(&b, g->head.data, g->head.n);
-        imp_buf_str(&b, "\"choices\":[]");
-        imp_api_write_receipts(&g->base, &b);
-        imp_buf_str(&b, "}\n\n");
-        if (!b.failed) s->write(s->user, b.data, b.n);
-        imp_buf_deinit(&b);
-    }
-    s->write(s->user, "data: [DONE]\n\n", 14);
+    imp_buf b = {0};
+    if (g->out.failed && g->base.err.status == IMP_OK) imp_fail(&g->base.err, IMP_NOMEM, "out of memory");
+    g->format->end(g, &b);
+    if (!b.failed && b.n > 0) s->write(s->user, b.data, b.n);
+    imp_buf_deinit(&b);
     s->end(s->user);
 }
 
 static void finish_whole(gen_call *g)
 {
     imp_buf b = {0};
-    write_head(g, g->format->object, &b);
-    imp_buf_str(&b, "\"choices\":[");
+    g->format->answer(g, &b);
     for (size_t i = 0; i < g->base.n_slot; i++) {
-        gen_choice *c = &g->choice[i];
-        imp_buf_fmt(&b, "%s{\"index\":%zu,", i ? "," : "", i);
-        g->format->whole(&b, c);
-        imp_buf_str(&b, ",");
-        g->format->logprobs(c, &b);
-        imp_buf_fmt(&b, ",\"finish_reason\":%s}", finish_name(c->finish));
+        const gen_choice *c = &g->choice[i];
         b.failed |= c->text.failed;
         for (size_t k = 0; k < IMP_COUNT(c->lp); k++) b.failed |= c->lp[k].failed;
     }
-    imp_buf_str(&b, "],");
-    write_usage(g, &b);
-    if (g->p.want_receipt) imp_api_write_receipts(&g->base, &b);
-    imp_buf_str(&b, "}");
     imp_api_answer(&g->base.sink, 200, &b);
 }
 
@@ -187,7 +98,7 @@ static void on_finish(imp_api_call *base)
     if (base->started && g->p.stream)
         finish_stream(g);
     else if (base->err.status != IMP_OK)
-        imp_api_fail(&base->sink, base->ollama, &base->err);
+        imp_api_fail(&base->sink, base->dialect, &base->err);
     else
         finish_whole(g);
     imp_model_release(g->model);
@@ -267,7 +178,7 @@ static imp_status echo_text(gen_call *g, const json_t *v, gen_prompt *p, imp_err
 static imp_status make_prompts(gen_call *g, imp_error *err)
 {
     imp_api_params *p = &g->p;
-    if (p->ep == EP_CHAT) {
+    if (p->n_msg > 0) {
         char *text;
         IMP_TRY(imp_chat_render(g->model, p->msg, p->n_msg, &text, err));
         imp_status st =
@@ -275,13 +186,14 @@ static imp_status make_prompts(gen_call *g, imp_error *err)
         imp_free(text);
         return st;
     }
+    unsigned flags = IMP_TOK_ADD_SPECIAL | IMP_TOK_PARSE_SPECIAL;
     bool many =
         g->n_prompt > 1 || (json_is_array(p->prompt) && !json_is_integer(json_array_get(p->prompt, 0)));
     for (size_t i = 0; i < g->n_prompt; i++) {
         const json_t *v = many ? json_array_get(p->prompt, i) : p->prompt;
         if (json_is_string(v))
-            IMP_TRY(prompt_text(g, json_string_value(v), json_string_length(v),
-                                IMP_TOK_ADD_SPECIAL | IMP_TOK_PARSE_SPECIAL, &g->prompt[i], "prompt", err));
+            IMP_TRY(prompt_text(g, json_string_value(v), json_string_length(v), flags, &g->prompt[i],
+                                "prompt", err));
         else
             IMP_TRY(prompt_tokens(g, v, &g->prompt[i], err));
         if (p->echo) IMP_TRY(echo_text(g, v, &g->prompt[i], err));
@@ -335,7 +247,7 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->client = g->base.client;
     if (p->priority != IMP_UNSET) rq->priority = (int32_t)p->priority;
     rq->constraint = g->constraint;
-    rq->fresh_text = p->ep != EP_COMPLETION;
+    rq->fresh_text = p->n_msg > 0;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
     return IMP_OK;
@@ -369,10 +281,10 @@ static void open_choices(gen_call *g)
 {
     for (size_t i = 0; i < g->base.n_slot; i++) {
         const gen_prompt *pr = &g->prompt[i / (size_t)g->p.n];
-        if (g->p.stream && g->format->role_delta) write_chunk(g, i, g->format->role_delta, NULL, 0, NULL);
+        if (g->p.stream) g->format->open(g, i);
         if (!g->p.echo) continue;
         if (g->p.stream)
-            write_chunk(g, i, NULL, pr->text, pr->n_text, NULL);
+            g->format->piece(g, i, pr->text, pr->n_text);
         else
             imp_buf_add(&g->choice[i].text, pr->text, pr->n_text);
     }
@@ -381,12 +293,24 @@ static void open_choices(gen_call *g)
 static imp_status prepare(gen_call *g, imp_error *err)
 {
     const char *id = imp_model_get_info(g->model)->id;
-    g->n_prompt = g->p.ep == EP_CHAT ? 1 : imp_api_n_input(g->p.prompt);
+    g->n_prompt = g->p.prompt == NULL ? 1 : imp_api_n_input(g->p.prompt);
+    if (g->p.ep == EP_OLLAMA_GENERATE) IMP_TRY(imp_api_ollama_prompt(&g->p, g->model, err));
     g->model_id = imp_arena_strndup(g->p.arena, id, strlen(id));
     g->prompt = imp_arena_array(g->p.arena, g->n_prompt, sizeof *g->prompt);
     if (!g->model_id || !g->prompt) return imp_fail(err, IMP_NOMEM, "out of memory");
     IMP_TRY(make_prompts(g, err));
     return imp_api_constraint(&g->p, g->model, &g->constraint, err);
+}
+
+static const gen_format *format_of(imp_endpoint ep)
+{
+    switch (ep) {
+    case EP_CHAT: return &imp_gen_chat;
+    case EP_OLLAMA_CHAT: return &imp_gen_ollama_chat;
+    case EP_OLLAMA_GENERATE: return &imp_gen_ollama_generate;
+    case EP_MESSAGES: return &imp_gen_messages;
+    default: return &imp_gen_completion;
+    }
 }
 
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
@@ -395,19 +319,20 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     gen_call *g = imp_sys_calloc(1, sizeof *g);
     if (!g) {
         imp_fail(&err, IMP_NOMEM, "out of memory");
-        imp_api_fail(s, false, &err);
+        imp_api_fail(s, imp_api_dialect(rq->path), &err);
         return NULL;
     }
-    g->format = ep == EP_CHAT ? &imp_gen_chat : &imp_gen_completion;
+    imp_dialect dialect = imp_api_dialect(rq->path);
+    g->format = format_of(ep);
     imp_status st = imp_api_parse(ep, rq->body, rq->n_body, &g->p, &err);
     if (st == IMP_OK) {
-        g->model = imp_api_model(a, g->p.model, false, false, &err);
+        g->model = imp_api_model(a, g->p.model, false, dialect, &err);
         st = g->model ? prepare(g, &err) : err.status;
     }
     size_t n_slot = g->n_prompt * (size_t)g->p.n;
     if (st == IMP_OK) {
         g->choice = imp_arena_array(g->p.arena, n_slot, sizeof *g->choice);
-        st = g->choice ? imp_call_init(&g->base, a, s, false, n_slot) : IMP_NOMEM;
+        st = g->choice ? imp_call_init(&g->base, a, s, dialect, n_slot) : IMP_NOMEM;
         if (st != IMP_OK) imp_fail(&err, st, "out of memory");
     }
     if (st != IMP_OK) {
@@ -415,7 +340,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         imp_model_release(g->model);
         imp_api_params_deinit(&g->p);
         imp_sys_free(g);
-        imp_api_fail(s, false, &err);
+        imp_api_fail(s, dialect, &err);
         return NULL;
     }
     g->base.client = rq->client;
@@ -425,7 +350,6 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     g->base.on_start = on_start;
     g->base.on_finish = on_finish;
     g->base.on_free = on_free;
-    if (g->p.stream) write_head(g, g->format->chunk_object, &g->head);
     open_choices(g);
     if (g->head.failed || g->out.failed)
         st = imp_fail(&err, IMP_NOMEM, "out of memory");

@@ -1,4 +1,4 @@
-/* api/generate.h - what chat and completions share; included by generate.c, openai_chat.c, openai_completion.c. */
+/* api/generate.h - what the endpoints that generate text share; included by generate.c and the files of each API. */
 #ifndef IMP_API_GENERATE_H
 #define IMP_API_GENERATE_H
 
@@ -10,8 +10,8 @@ typedef struct gen_choice {
     imp_buf lp[4];     /* parts of the logprobs object, as the API's format wants them */
     uint32_t text_pos; /* characters before the next token (completions' text_offset) */
     size_t n_tok;      /* tokens in lp */
-    bool done;
     imp_finish finish;
+    const char *stop; /* the stop string that ended it, in the call's arena */
     imp_usage usage;
 } gen_choice;
 
@@ -25,18 +25,29 @@ typedef struct gen_prompt {
 
 typedef struct gen_call gen_call;
 
-/* One API's words. All write to out. */
+/* How one API writes answers. open, piece and close append to g->out while it streams. */
 typedef struct gen_format {
-    const char *id_prefix, *object, *chunk_object;
-    /* The tokens of a TEXT event, appended to choice->lp. */
+    const char *id_prefix, *stream_type; /* the stream's content type */
+    /* The tokens of a TEXT event, appended to choice->lp; NULL: the API has no probabilities. */
     void (*tokens)(gen_call *g, gen_choice *c, const imp_event *ev);
+    void (*open)(gen_call *g, size_t i); /* what choice i starts with */
+    void (*piece)(gen_call *g, size_t i, const char *text, size_t n);
+    void (*close)(gen_call *g, size_t i);    /* choice i has its finish and usage */
+    void (*end)(gen_call *g, imp_buf *b);    /* a stream's last words; g->base.err says whether it failed */
+    void (*answer)(gen_call *g, imp_buf *b); /* everything at once */
+    const struct gen_words *words;           /* openai.c's two APIs */
+} gen_format;
+
+/* What differs between OpenAI's chat and text completions. All write to out. */
+typedef struct gen_words {
+    const char *object, *chunk_object;
     void (*logprobs)(const gen_choice *c, imp_buf *out); /* "logprobs":... */
-    /* The part of a chunk's choice before "logprobs": the text, or for chat's first chunk the role. */
+    /* The part of a chunk's choice before "logprobs". */
     void (*delta)(imp_buf *out, const char *text, size_t n);
     const char *role_delta;                           /* first chunk of a choice; NULL: none */
     const char *last_delta;                           /* in the chunk that ends a choice */
     void (*whole)(imp_buf *out, const gen_choice *c); /* the same in a complete answer */
-} gen_format;
+} gen_words;
 
 struct gen_call {
     imp_api_call base; /* first */
@@ -56,7 +67,15 @@ struct gen_call {
     uint64_t first_ns;
 };
 
-extern const gen_format imp_gen_chat, imp_gen_completion;
+extern const gen_format imp_gen_chat, imp_gen_completion, imp_gen_ollama_chat, imp_gen_ollama_generate,
+    imp_gen_messages;
+
+/* openai.c: the frame of both its APIs. */
+void imp_openai_open(gen_call *g, size_t i);
+void imp_openai_piece(gen_call *g, size_t i, const char *text, size_t n);
+void imp_openai_close(gen_call *g, size_t i);
+void imp_openai_end(gen_call *g, imp_buf *b);
+void imp_openai_answer(gen_call *g, imp_buf *b);
 
 /* The text of one token for logprobs; appended to out. */
 void imp_gen_token_text(const gen_call *g, int32_t id, imp_buf *out);

@@ -23,6 +23,9 @@ enum {
     IMP_API_MAX_BIAS = 4096
 };
 
+/* Whose API is spoken: the shapes of answers and errors. */
+typedef enum imp_dialect { IMP_OPENAI, IMP_OLLAMA, IMP_ANTHROPIC } imp_dialect;
+
 /* ---- endpoints with a JSON body, as bits of the field table ------------------------------------ */
 typedef enum imp_endpoint {
     EP_CHAT = 1,
@@ -30,10 +33,18 @@ typedef enum imp_endpoint {
     EP_EMBED = 4,              /* /v1/embeddings */
     EP_OLLAMA_EMBED = 8,       /* /api/embed */
     EP_OLLAMA_EMBEDDINGS = 16, /* /api/embeddings */
+    EP_OLLAMA_CHAT = 32,       /* /api/chat */
+    EP_OLLAMA_GENERATE = 64,   /* /api/generate */
+    EP_MESSAGES = 128,         /* /v1/messages */
+    EP_COUNT = 256,            /* /v1/messages/count_tokens */
     EP_PLAN = 1 << 20,         /* /api/plan, which has few fields of its own */
-    EP_GENERATE = EP_CHAT | EP_COMPLETION,
-    EP_OLLAMA = EP_OLLAMA_EMBED | EP_OLLAMA_EMBEDDINGS,
-    EP_VECTOR = EP_EMBED | EP_OLLAMA
+    EP_OPENAI = EP_CHAT | EP_COMPLETION,
+    EP_OLLAMA_TEXT = EP_OLLAMA_CHAT | EP_OLLAMA_GENERATE,
+    EP_ANTHROPIC = EP_MESSAGES | EP_COUNT,
+    EP_GENERATE = EP_OPENAI | EP_OLLAMA_TEXT | EP_ANTHROPIC,
+    EP_OLLAMA_VECTOR = EP_OLLAMA_EMBED | EP_OLLAMA_EMBEDDINGS,
+    EP_OLLAMA = EP_OLLAMA_TEXT | EP_OLLAMA_VECTOR,
+    EP_VECTOR = EP_EMBED | EP_OLLAMA_VECTOR
 } imp_endpoint;
 
 /* A checked request. Strings point into root; everything else lives in the arena. */
@@ -47,6 +58,9 @@ typedef struct imp_api_params {
     int64_t seed, top_k, repeat_last_n, priority;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     const char *encoding;
+    const char *system; /* Ollama's generate; Anthropic's is in system_blocks */
+    json_t *system_blocks, *format, *think;
+    bool raw; /* Ollama's generate: no template */
     /* what the answer must be (constraint.c) */
     json_t *response_format, *structured_outputs, *grammar, *json_schema;
     json_t *guided_json, *guided_regex, *guided_choice, *guided_grammar;
@@ -78,6 +92,9 @@ void imp_api_json_free(void *p);
 imp_status imp_api_fields(imp_api_params *p, imp_error *err);
 /* messages.c: what one line of a table cannot say. */
 imp_status imp_api_messages(imp_api_params *p, imp_error *err);
+/* Text as messages have it: a string, or parts of text, which are joined. */
+imp_status imp_api_content(imp_api_params *p, const json_t *v, const char *name, const char **out,
+                           imp_error *err);
 imp_status imp_api_stop(imp_api_params *p, imp_error *err);
 imp_status imp_api_bias(imp_api_params *p, imp_error *err);
 imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
@@ -85,6 +102,12 @@ imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
 imp_status imp_api_check_input(const json_t *v, const char *field, bool tokens, imp_error *err);
 size_t imp_api_n_input(const json_t *v);
 
+/* ollama.c: options, format and keep_alive of its chat and generate; and what a prompt becomes. */
+imp_status imp_api_ollama_params(imp_api_params *p, imp_error *err);
+imp_status imp_api_ollama_prompt(imp_api_params *p, const imp_model *m, imp_error *err);
+/* anthropic.c: the field `system`, after the messages. */
+imp_status imp_api_anthropic_system(imp_api_params *p, imp_error *err);
+void imp_api_count_tokens(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 /* constraint.c: what the answer must be, compiled for the model; *out NULL: nothing was asked. imp_constraint_free it. */
 imp_status imp_api_constraint(const imp_api_params *p, imp_model *m, imp_constraint **out, imp_error *err);
 
@@ -118,15 +141,16 @@ struct imp_api {
 void imp_api_make_id(imp_api *a, const char *prefix, char out[48]);
 
 /* ---- errors ------------------------------------------------------------------------------------ */
-bool imp_api_is_ollama(const char *path); /* which shape errors have */
-void imp_api_error(const imp_api_sink *s, bool ollama, int status, const char *param, const char *code,
-                   const imp_api_header *headers, size_t n_header, const char *text);
+imp_dialect imp_api_dialect(const char *path); /* which shape errors have */
+void imp_api_error(const imp_api_sink *s, imp_dialect dialect, int status, const char *param,
+                   const char *code, const imp_api_header *headers, size_t n_header, const char *text);
 /* The answer to a failed engine call or check: status, code and a text that is safe to show. */
-void imp_api_fail(const imp_api_sink *s, bool ollama, const imp_error *err);
+void imp_api_fail(const imp_api_sink *s, imp_dialect dialect, const imp_error *err);
 int imp_api_http_status(imp_status s);
-void imp_api_error_json(imp_buf *b, bool ollama, int status, const char *param, const char *code,
+void imp_api_error_json(imp_buf *b, imp_dialect dialect, int status, const char *param, const char *code,
                         const char *text);
-void imp_api_fail_json(imp_buf *b, bool ollama, const imp_error *err); /* the body alone, for streams */
+void imp_api_fail_json(imp_buf *b, imp_dialect dialect,
+                       const imp_error *err);                          /* the body alone, for streams */
 void imp_api_answer(const imp_api_sink *s, int status, imp_buf *body); /* JSON, takes body's bytes */
 
 /* ---- calls: one or more engine requests behind one HTTP request (call.c) ------------------------- */
@@ -147,9 +171,9 @@ struct imp_api_call {
     size_t n_left;         /* requests that run, and one while they are being submitted */
     imp_api_reason reason; /* 0: not cancelled */
     bool started;          /* all are submitted: events may reach the sink */
-    bool ollama;
-    uint64_t client; /* as in imp_api_request */
-    imp_error err; /* the first failure; status OK: none */
+    imp_dialect dialect;   /* whose shapes the answer has */
+    uint64_t client;       /* as in imp_api_request */
+    imp_error err;         /* the first failure; status OK: none */
     uint64_t t0_ns;
     void (*on_event)(imp_api_call *c, imp_call_slot *slot,
                      const imp_event *ev); /* under mu; not DONE's last */
@@ -158,13 +182,14 @@ struct imp_api_call {
     void (*on_free)(imp_api_call *c);      /* frees what the kind added */
 };
 /* c: zeroed memory from imp_sys_calloc that starts with an imp_api_call; n_slot >= 1. On failure c is untouched. */
-imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, bool ollama, size_t n_slot);
+imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, imp_dialect dialect,
+                         size_t n_slot);
 imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request *rq, imp_error *err);
 /* After the last submit: err NULL lets the events through, else the submitted ones are cancelled and err answered. */
 void imp_call_go(imp_api_call *c, const imp_error *err);
 void imp_call_unref(imp_api_call *c);
 /* The model a request means. NULL: err says why (NOT_FOUND, INVALID). */
-imp_model *imp_api_model(imp_api *a, const char *id, bool embed, bool ollama, imp_error *err);
+imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dialect, imp_error *err);
 
 /* ---- handlers ----------------------------------------------------------------------------------- */
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);

@@ -13,11 +13,9 @@ static imp_status bad(imp_error *err, const char *field, const char *text)
 }
 
 /* content: a string, or parts of text, which are joined. */
-static imp_status message_content(imp_api_params *p, const json_t *v, size_t at, const char **out,
-                                  imp_error *err)
+imp_status imp_api_content(imp_api_params *p, const json_t *v, const char *name, const char **out,
+                           imp_error *err)
 {
-    char name[64];
-    snprintf(name, sizeof name, "messages[%zu].content", at);
     if (json_is_string(v)) {
         *out = json_string_value(v);
         return IMP_OK;
@@ -28,7 +26,7 @@ static imp_status message_content(imp_api_params *p, const json_t *v, size_t at,
     json_array_foreach(v, i, part)
     {
         char pname[64];
-        snprintf(pname, sizeof pname, "messages[%zu].content[%zu]", at, i);
+        snprintf(pname, sizeof pname, "%.40s[%zu]", name, i);
         const json_t *type = json_object_get(part, "type");
         if (!json_is_string(type)) return bad(err, pname, "must be an object with a 'type'");
         if (strcmp(json_string_value(type), "text") != 0)
@@ -40,7 +38,9 @@ static imp_status message_content(imp_api_params *p, const json_t *v, size_t at,
         json_t *x;
         json_object_foreach(part, key, x)
         {
-            if (strcmp(key, "type") != 0 && strcmp(key, "text") != 0 && !json_is_null(x))
+            /* Anthropic's mark of a prefix worth keeping: what begins alike is kept anyway */
+            bool mark = strcmp(key, "cache_control") == 0 && (p->ep & EP_ANTHROPIC);
+            if (strcmp(key, "type") != 0 && strcmp(key, "text") != 0 && !mark && !json_is_null(x))
                 return imp_fail_field(err, IMP_INVALID, pname,
                                       "'%s.%.40s' is not a field that this server understands", pname, key);
         }
@@ -106,9 +106,10 @@ imp_status imp_api_messages(imp_api_params *p, imp_error *err)
                                       "'%s.%.40s' is not a field that this server understands", name, key);
         }
         IMP_TRY(message_role(json_object_get(m, "role"), i, &p->msg[i].role, err));
-        IMP_TRY(message_content(p, json_object_get(m, "content"), i, &p->msg[i].content, err));
+        snprintf(name, sizeof name, "messages[%zu].content", i);
+        IMP_TRY(imp_api_content(p, json_object_get(m, "content"), name, &p->msg[i].content, err));
     }
-    return IMP_OK;
+    return p->ep & EP_ANTHROPIC ? imp_api_anthropic_system(p, err) : IMP_OK;
 }
 
 imp_status imp_api_stop(imp_api_params *p, imp_error *err)

@@ -72,7 +72,7 @@ void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
     if (!m) {
         imp_error err = {0};
         imp_fail_field(&err, IMP_NOT_FOUND, "model", "the model '%.200s' is not loaded here", id);
-        imp_api_fail(s, false, &err);
+        imp_api_fail(s, IMP_OPENAI, &err);
         return;
     }
     imp_buf b = {0};

@@ -59,12 +59,20 @@ static void chat_whole(imp_buf *out, const gen_choice *c)
     imp_buf_str(out, ",\"refusal\":null}");
 }
 
+static const gen_words words = {.object = "chat.completion",
+                                .chunk_object = "chat.completion.chunk",
+                                .logprobs = chat_logprobs,
+                                .delta = chat_delta,
+                                .role_delta = "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}",
+                                .last_delta = "\"delta\":{}",
+                                .whole = chat_whole};
+
 const gen_format imp_gen_chat = {.id_prefix = "chatcmpl-",
-                                 .object = "chat.completion",
-                                 .chunk_object = "chat.completion.chunk",
+                                 .stream_type = "text/event-stream",
                                  .tokens = chat_tokens,
-                                 .logprobs = chat_logprobs,
-                                 .delta = chat_delta,
-                                 .role_delta = "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}",
-                                 .last_delta = "\"delta\":{}",
-                                 .whole = chat_whole};
+                                 .open = imp_openai_open,
+                                 .piece = imp_openai_piece,
+                                 .close = imp_openai_close,
+                                 .end = imp_openai_end,
+                                 .answer = imp_openai_answer,
+                                 .words = &words};

@@ -72,12 +72,20 @@ static void completion_whole(imp_buf *out, const gen_choice *c)
     completion_delta(out, c->text.data ? c->text.data : "", c->text.n);
 }
 
+static const gen_words words = {.object = "text_completion",
+                                .chunk_object = "text_completion",
+                                .logprobs = completion_logprobs,
+                                .delta = completion_delta,
+                                .role_delta = NULL,
+                                .last_delta = "\"text\":\"\"",
+                                .whole = completion_whole};
+
 const gen_format imp_gen_completion = {.id_prefix = "cmpl-",
-                                       .object = "text_completion",
-                                       .chunk_object = "text_completion",
+                                       .stream_type = "text/event-stream",
                                        .tokens = completion_tokens,
-                                       .logprobs = completion_logprobs,
-                                       .delta = completion_delta,
-                                       .role_delta = NULL,
-                                       .last_delta = "\"text\":\"\"",
-                                       .whole = completion_whole};
+                                       .open = imp_openai_open,
+                                       .piece = imp_openai_piece,
+                                       .close = imp_openai_close,
+                                       .end = imp_openai_end,
+                                       .answer = imp_openai_answer,
+                                       .words = &words};

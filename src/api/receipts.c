@@ -51,7 +51,7 @@ void imp_api_write_receipts(const imp_api_call *c, imp_buf *b)
 static void send(const imp_api_sink *s, char *text)
 {
     if (!text) {
-        imp_api_error(s, true, 404, NULL, "not_found", NULL, 0,
+        imp_api_error(s, IMP_OLLAMA, 404, NULL, "not_found", NULL, 0,
                       "that request is not known (any more); the last 256 that ended are, and 'last'");
         return;
     }
@@ -173,7 +173,7 @@ void imp_api_plan(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
         imp_api_answer(s, 200, &b);
     } else {
         imp_buf_deinit(&b);
-        imp_api_fail(s, true, &err);
+        imp_api_fail(s, IMP_OLLAMA, &err);
     }
     imp_api_json_release(&root);
 }

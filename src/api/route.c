@@ -9,6 +9,7 @@
 typedef enum route_kind {
     R_GENERATE,
     R_VECTOR,
+    R_COUNT,
     R_MODELS,
     R_MODEL,
     R_HEALTH,
@@ -34,6 +35,10 @@ static const route g_route[] = {
     {"/v1/embeddings", R_VECTOR, EP_EMBED},
     {"/api/embed", R_VECTOR, EP_OLLAMA_EMBED},
     {"/api/embeddings", R_VECTOR, EP_OLLAMA_EMBEDDINGS},
+    {"/v1/messages", R_GENERATE, EP_MESSAGES},
+    {"/v1/messages/count_tokens", R_COUNT, EP_COUNT},
+    {"/api/chat", R_GENERATE, EP_OLLAMA_CHAT},
+    {"/api/generate", R_GENERATE, EP_OLLAMA_GENERATE},
     {"/v1/models", R_MODELS, 0},
     {"/v1/models/", R_MODEL, 0}, /* and what follows: the model's id, which may hold slashes */
     {"/health", R_HEALTH, 0},
@@ -100,7 +105,8 @@ static void hardware(imp_api *a, const imp_api_sink *s)
 {
     char *text = a->config.hardware ? a->config.hardware(a->config.user) : NULL;
     if (!text) {
-        imp_api_error(s, true, 404, NULL, NULL, NULL, 0, "this server has no description of its hardware");
+        imp_api_error(s, IMP_OLLAMA, 404, NULL, NULL, NULL, 0,
+                      "this server has no description of its hardware");
         return;
     }
     s->begin(s->user, 200, "application/json", NULL, 0, false);
@@ -118,28 +124,29 @@ static void text_answer(const imp_api_sink *s, const char *json)
 
 imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
 {
-    bool ollama = imp_api_is_ollama(rq->path);
+    imp_dialect dialect = imp_api_dialect(rq->path);
     size_t i = imp_api_route_index(rq->path);
     if (i == IMP_N_ROUTE) {
-        imp_api_error(s, ollama, 404, NULL, "not_found", NULL, 0, "there is no such endpoint");
+        imp_api_error(s, dialect, 404, NULL, "not_found", NULL, 0, "there is no such endpoint");
         return NULL;
     }
     const route *r = &g_route[i];
     bool get = strcmp(rq->method, "GET") == 0 || strcmp(rq->method, "HEAD") == 0;
     if (r->ep ? strcmp(rq->method, "POST") != 0 : !get) {
         imp_api_header h = {"Allow", imp_api_allow(rq->path)};
-        imp_api_error(s, ollama, 405, NULL, "method_not_allowed", &h, 1,
+        imp_api_error(s, dialect, 405, NULL, "method_not_allowed", &h, 1,
                       "this endpoint does not take this method");
         return NULL;
     }
     if (r->ep && atomic_load(&a->draining)) {
         imp_api_header h = {"Retry-After", "5"};
-        imp_api_error(s, ollama, 503, NULL, "not_ready", &h, 1, "the server is shutting down");
+        imp_api_error(s, dialect, 503, NULL, "not_ready", &h, 1, "the server is shutting down");
         return NULL;
     }
     switch (r->kind) {
     case R_GENERATE: return imp_api_generate(a, rq, r->ep, s);
     case R_VECTOR: return imp_api_embed(a, rq, r->ep, s);
+    case R_COUNT: imp_api_count_tokens(a, rq, s); break;
     case R_MODELS: imp_api_models(a, s); break;
     case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;
     case R_HEALTH: text_answer(s, "{\"status\":\"ok\"}"); break;

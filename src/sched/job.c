@@ -167,7 +167,7 @@ void imp_job_finish(job *j, imp_finish finish, const imp_error *err)
     }
     j->t_end = imp_now_ns();
     uint64_t start = j->t_start != 0 ? j->t_start : j->t_end, first = j->t_first != 0 ? j->t_first : j->t_end;
-    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = finish, .error = err};
+    imp_event ev = {.kind = IMP_EVENT_DONE, .finish = finish, .error = err, .stop = j->stop.hit};
     ev.usage = (imp_usage){.n_prompt = (uint32_t)j->n_prompt,
                            .n_cached = j->n_cached,
                            .n_generated = (uint32_t)(j->n_ids - j->n_prompt),

@@ -13,27 +13,27 @@ void imp_stop_deinit(imp_stop *s)
     imp_buf_deinit(&s->held);
 }
 
-/* Whether a stop string stands at `at`, whole (complete) or as far as the text goes. */
-static bool stands_at(const imp_stop *s, size_t at, bool complete)
+/* The stop string that stands at `at`, whole (complete) or as far as the text goes. */
+static const char *stands_at(const imp_stop *s, size_t at, bool complete)
 {
     size_t left = s->held.n - at;
     for (size_t i = 0; i < s->n; i++) {
         size_t len = strlen(s->text[i]);
         if ((len <= left) == complete && memcmp(s->held.data + at, s->text[i], IMP_MIN(len, left)) == 0)
-            return true;
+            return s->text[i];
     }
-    return false;
+    return NULL;
 }
 
-bool imp_stop_scan(const imp_stop *s, size_t *n_release)
+bool imp_stop_scan(imp_stop *s, size_t *n_release)
 {
     for (size_t at = 0; at < s->held.n; at++) {
         *n_release = at;
-        if (stands_at(s, at, true)) return true;
+        if ((s->hit = stands_at(s, at, true)) != NULL) return true;
     }
     for (size_t at = 0; at < s->held.n; at++) {
         *n_release = at;
-        if (stands_at(s, at, false)) return false;
+        if (stands_at(s, at, false) != NULL) return false;
     }
     *n_release = s->held.n;
     return false;
