@@ -107,7 +107,9 @@ static bool wait_for_work(imp_unit *u)
         imp_records_store(e);
         imp_mutex_lock(e->lock);
     }
+    u->asleep = true;
     while (!has_work(u)) imp_cond_wait(u->work, e->lock);
+    u->asleep = false;
     bool quit = e->quit;
     imp_mutex_unlock(e->lock);
     return !quit;
@@ -164,11 +166,15 @@ static imp_status choose_kv_dtype(imp_engine *e, imp_error *err)
 
 static imp_status choose_policy(imp_engine *e, imp_error *err)
 {
-    imp_placer_init(&e->placer);
-    e->placer.watt_cap = e->config.watt_cap;
-    if (e->config.policy == NULL || imp_policy_from_name(e->config.policy, &e->placer.policy)) return IMP_OK;
-    return imp_fail_field(err, IMP_INVALID, "policy",
-                          "the policy can be latency, throughput or energy, not \"%.20s\"", e->config.policy);
+    imp_placer *p = &e->placer;
+    imp_placer_init(p);
+    p->watt_cap = e->config.watt_cap;
+    if (e->config.policy != NULL && !imp_policy_from_name(e->config.policy, &p->policy))
+        return imp_fail_field(err, IMP_INVALID, "policy",
+                              "the policy can be latency, throughput or energy, not \"%.20s\"",
+                              e->config.policy);
+    p->pace = p->policy == IMP_POLICY_LATENCY ? IMP_PACE : 0;
+    return IMP_OK;
 }
 
 static imp_status start(imp_engine *e, imp_error *err)
@@ -293,23 +299,23 @@ void imp_model_release(imp_model *m)
     if (last) imp_model_free(m);
 }
 
-imp_sched *imp_instance_hold(imp_instance *x)
+imp_sched *imp_instance_hold(imp_model *m, uint32_t unit)
 {
-    imp_engine *e = x->unit->engine;
-    imp_mutex_lock(e->lock);
-    imp_sched *s = x->model->leaving || e->quit ? NULL : x->sched;
+    imp_mutex_lock(m->engine->lock);
+    imp_instance *x = &m->inst[unit];
+    imp_sched *s = m->leaving || m->engine->quit ? NULL : x->sched;
     if (s != NULL) x->n_using++;
-    imp_mutex_unlock(e->lock);
+    imp_mutex_unlock(m->engine->lock);
     return s;
 }
 
-void imp_instance_unhold(imp_instance *x, bool wake)
+void imp_instance_unhold(imp_model *m, uint32_t unit, bool wake)
 {
-    imp_engine *e = x->unit->engine;
-    imp_mutex_lock(e->lock);
+    imp_mutex_lock(m->engine->lock);
+    imp_instance *x = &m->inst[unit];
     x->n_using--;
-    if (wake || x->model->leaving || e->quit) imp_unit_wake(x->unit);
-    imp_mutex_unlock(e->lock);
+    if (wake || m->leaving || m->engine->quit) imp_unit_wake(x->unit);
+    imp_mutex_unlock(m->engine->lock);
 }
 
 void imp_cancel(imp_engine *e, uint64_t id)

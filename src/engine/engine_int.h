@@ -35,6 +35,7 @@ typedef struct imp_unit {
     imp_mutex *device_lock; /* one user of the device: a step or a compile */
     imp_cond *work;         /* a request came, a model leaves, or quit; with engine.lock */
     imp_learn learn;        /* place_lock */
+    bool asleep;            /* its thread waits for work; engine.lock */
     bool only_forced;       /* the slow reference */
     double since_learn_s,
         bytes[2];     /* its thread only: computed since the last lesson; bytes of a step, by phase */
@@ -152,8 +153,8 @@ void imp_units_close(imp_engine *e);
 imp_unit *imp_unit_find(const imp_engine *e, const char *name);
 
 /* Hold a model's scheduler on a unit so that it does not go meanwhile; NULL: it is not there or goes. */
-imp_sched *imp_instance_hold(imp_instance *x);
-void imp_instance_unhold(imp_instance *x, bool wake);
+imp_sched *imp_instance_hold(imp_model *m, uint32_t unit);
+void imp_instance_unhold(imp_model *m, uint32_t unit, bool wake);
 
 /* ---- model.c ---- */
 void imp_instance_free(imp_instance *x); /* its unit's thread, or none left */

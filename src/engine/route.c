@@ -188,11 +188,11 @@ static void nothing(void *user, uint64_t id, const imp_event *ev)
 /* A copy of the request's beginning on an idle unit that is not known well; nobody waits for it. */
 static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
 {
-    imp_instance *x = &m->inst[c->shadow];
+    uint32_t unit = (uint32_t)c->shadow;
     imp_engine *e = m->engine;
-    imp_sched *sched = r->kind == IMP_REQUEST_GENERATE ? imp_instance_hold(x) : NULL;
+    imp_sched *sched = r->kind == IMP_REQUEST_GENERATE ? imp_instance_hold(m, unit) : NULL;
     if (sched == NULL) return;
-    size_t n = IMP_MIN(r->n_ids[0], (size_t)x->fit.generate.max_tok);
+    size_t n = IMP_MIN(r->n_ids[0], (size_t)m->inst[unit].fit.generate.max_tok);
     imp_request q = {.kind = IMP_REQUEST_GENERATE,
                      .ids = r->ids,
                      .n_ids = &n,
@@ -205,7 +205,7 @@ static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
     imp_error ignored;
     uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1;
     bool taken = imp_sched_submit(sched, &q, id, &ignored) == IMP_OK;
-    imp_instance_unhold(x, taken);
+    imp_instance_unhold(m, unit, taken);
     if (!taken) return;
     imp_mutex_lock(e->place_lock);
     imp_place_explored(&e->placer, c->shadow_s);
@@ -227,9 +227,9 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     imp_record *rec = refused ? NULL : imp_record_new(m, r, id, &c);
     imp_mutex_unlock(e->place_lock);
     if (refused) return s;
-    imp_instance *x = &m->inst[c.chosen < 0 ? m->home : c.cand[c.chosen].prefill];
+    uint32_t unit = c.chosen < 0 ? m->home : c.cand[c.chosen].prefill;
     if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
-    imp_sched *sched = imp_instance_hold(x);
+    imp_sched *sched = imp_instance_hold(m, unit);
     if (sched == NULL) {
         imp_sys_free(rec);
         return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
@@ -237,7 +237,7 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     rec->decide_ns = imp_now_ns() - t0;
     bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
     s = imp_sched_submit_tagged(sched, r, id, rec, split, err);
-    imp_instance_unhold(x, s == IMP_OK);
+    imp_instance_unhold(m, unit, s == IMP_OK);
     if (s != IMP_OK) {
         imp_sys_free(rec);
         return s;

@@ -101,7 +101,19 @@ static void price_sharing(const imp_place_request *r, const imp_place_unit *u, d
     out->added_s = out->prefill.s * IMP_MIN(IMP_MAX(ratio, 0.02), 1.0);
 }
 
-static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit_price *out)
+/* Beside sequences that generate prompts get only a share of each step, so that theirs and those before them take longer. */
+static void price_pace(double pace, const imp_place_unit *u, unit_price *out)
+{
+    double generating = u->n_decode - u->n_prefill;
+    if (pace <= 1 || generating < 1 || out->alone_s <= 0) return;
+    double more =
+        (pace - 1) * IMP_MAX(1.0, (u->n_prefill + 1) / generating); /* as a share of the step alone */
+    double share = out->prefill.s > 0 ? out->added_s / out->prefill.s : 1;
+    out->n_chunk = IMP_MAX(out->n_chunk, out->added_s / (more * out->alone_s));
+    out->wait_s *= IMP_MAX(1.0, share * (1 + more) / more);
+}
+
+static void price_unit(double pace, const imp_place_request *r, const imp_place_unit *u, unit_price *out)
 {
     const imp_learn *l = u->learn;
     /* Short prompts share a step: a queue that fits one does not wait for each other. */
@@ -123,6 +135,7 @@ static void price_unit(const imp_place_request *r, const imp_place_unit *u, unit
     imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
     imp_learn_predict(l, r->cost, &with, true, &out->decode);
     if (u->n_decode > 0) price_sharing(r, u, past, out);
+    price_pace(pace, u, out);
 }
 
 static double joules_of(const imp_place_unit *u, double s)
@@ -271,7 +284,7 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
     out->kept = false;
     for (uint32_t i = 0; i < n_unit; i++) {
         price[i] = (unit_price){.excluded = why_not(p, r, &u[i])};
-        if (price[i].excluded == NULL) price_unit(r, &u[i], &price[i]);
+        if (price[i].excluded == NULL) price_unit(p->pace, r, &u[i], &price[i]);
     }
     for (uint32_t a = 0; a < n_unit; a++)
         for (uint32_t b = 0; b < n_unit; b++) {

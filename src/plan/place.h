@@ -74,7 +74,8 @@ typedef struct imp_place_class {
 
 typedef struct imp_placer {
     imp_policy policy;
-    double watt_cap;   /* 0: none; ENERGY and others leave out units above it */
+    double watt_cap; /* 0: none; ENERGY and others leave out units above it */
+    double pace;     /* prompts may make a step that also generates this much longer (sched.h); 0: no limit */
     double hysteresis; /* gain that a change must bring, as a share */
     double explore;    /* share of predicted device time that may go to trying */
     double spent_s, explored_s;

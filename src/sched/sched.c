@@ -233,7 +233,7 @@ static void add_load(imp_sched_load *l, const job *j)
         j->r.kind == IMP_REQUEST_EMBED ? j->n_prompt : j->n_prompt - IMP_MIN((size_t)j->n_past, j->n_prompt);
     if (n > 0) l->n_prefill++;
     l->queued_tok += (double)n;
-    if (j->r.kind == IMP_REQUEST_GENERATE) l->n_decode++;
+    if (j->r.kind == IMP_REQUEST_GENERATE && !j->split) l->n_decode++; /* split: it will generate elsewhere */
 }
 
 /* Locked. What only the scheduler thread may look at, copied for everybody. */
@@ -360,6 +360,8 @@ void imp_sched_get_load(imp_sched *s, imp_sched_load *out)
     imp_mutex_lock(s->lock);
     *out = s->load;
     for (const job *j = s->incoming.first; j != NULL; j = j->next) add_load(out, j);
+    for (const imp_push *p = s->landing; p != NULL; p = p->next)
+        out->n_decode += !atomic_load(&p->closed) && !atomic_load(&p->done);
     imp_mutex_unlock(s->lock);
 }
 
