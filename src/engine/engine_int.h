@@ -73,11 +73,13 @@ struct imp_model {
     bool join[MAX_UNIT]; /* opened later, when the model is registered */
     uint32_t home;       /* the unit whose instance gives info and memory */
     imp_cost cost_generate, cost_embed;
-    double mean_gen;  /* tokens an answer has, smoothed; place_lock */
-    bool leaving;     /* to be taken out by the scheduler threads */
-    uint32_t n_going; /* instances taken out that are not freed yet; engine.lock */
-    uint32_t n_ref;   /* given out, and instances being opened; engine.lock */
-    imp_model *next;  /* in engine.gone */
+    uint32_t
+        n_coming[MAX_UNIT]; /* requests that will generate on the unit and prefill elsewhere; place_lock */
+    double mean_gen;        /* tokens an answer has, smoothed; place_lock */
+    bool leaving;           /* to be taken out by the scheduler threads */
+    uint32_t n_going;       /* instances taken out that are not freed yet; engine.lock */
+    uint32_t n_ref;         /* given out, and instances being opened; engine.lock */
+    imp_model *next;        /* in engine.gone */
 };
 
 /* What is remembered of a request: the choice and what came of it. */
@@ -99,6 +101,7 @@ typedef struct imp_record {
     double predicted_s[2]; /* prefill, one decode step */
     imp_sched_phase phase[2];
     double watt[2];
+    bool coming; /* counted in the model's n_coming; place_lock */
     imp_sched_handover handover;
     uint32_t n_cached;
     char fallback[160]; /* "": it ran as chosen */

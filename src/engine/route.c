@@ -82,7 +82,7 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
         imp_sched_get_load(x->sched, &l);
         out[i].queued_tok = l.queued_tok;
         out[i].n_prefill = l.n_prefill;
-        out[i].n_decode = l.n_decode;
+        out[i].n_decode = l.n_decode + m->n_coming[i];
         if (l.queued_tok > 0 && out[i].excluded == NULL) {
             imp_cost_time t;
             uint32_t chunk = IMP_MAX(r->chunk, 1u);
@@ -166,6 +166,17 @@ static imp_place_request describe(const imp_model *m, const imp_request *r)
     return p;
 }
 
+/* place_lock held. The request will generate on rec->device[1], or it is there, or it ends. */
+static void set_coming(imp_model *m, imp_record *rec, bool coming)
+{
+    if (rec->coming == coming) return;
+    if (coming)
+        m->n_coming[rec->device[1]]++;
+    else
+        m->n_coming[rec->device[1]]--;
+    rec->coming = coming;
+}
+
 /* What a required device says no with. */
 static imp_status refuse(const imp_model *m, const imp_request *r, const imp_choice *c, imp_error *err)
 {
@@ -212,6 +223,15 @@ static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
     imp_mutex_unlock(e->place_lock);
 }
 
+/* Of a request that was not accepted. */
+static void drop_record(imp_model *m, imp_record *rec)
+{
+    imp_mutex_lock(m->engine->place_lock);
+    set_coming(m, rec, false);
+    imp_mutex_unlock(m->engine->place_lock);
+    imp_sys_free(rec);
+}
+
 imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
 {
     imp_engine *e = m->engine;
@@ -225,21 +245,22 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     imp_status s =
         refused ? refuse(m, r, &c, err) : IMP_OK; /* while no reason changes, as for the record's copies */
     imp_record *rec = refused ? NULL : imp_record_new(m, r, id, &c);
+    bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
+    if (rec != NULL && split) set_coming(m, rec, true);
     imp_mutex_unlock(e->place_lock);
     if (refused) return s;
     uint32_t unit = c.chosen < 0 ? m->home : c.cand[c.chosen].prefill;
     if (rec == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the request");
     imp_sched *sched = imp_instance_hold(m, unit);
     if (sched == NULL) {
-        imp_sys_free(rec);
+        drop_record(m, rec);
         return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
     }
     rec->decide_ns = imp_now_ns() - t0;
-    bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
     s = imp_sched_submit_tagged(sched, r, id, rec, split, err);
     imp_instance_unhold(m, unit, s == IMP_OK);
     if (s != IMP_OK) {
-        imp_sys_free(rec);
+        drop_record(m, rec);
         return s;
     }
     if (c.shadow >= 0) run_shadow(m, r, &c);
@@ -344,6 +365,7 @@ static bool on_prefilled(void *user, struct job *j)
     if (rec == NULL || rec->device[1] == x->unit->index) return false;
     uint32_t to = rec->device[1];
     imp_mutex_lock(x->model->engine->place_lock);
+    set_coming(x->model, rec, false);
     bool failed = x->model->engine->unit[to]->failed_ns != 0;
     imp_mutex_unlock(x->model->engine->place_lock);
     if (!failed && move(x, to, j)) return true;
@@ -374,6 +396,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
     imp_sched_job_get(j, &i);
     imp_record *rec = i.tag;
     imp_mutex_lock(e->place_lock);
+    if (rec != NULL) set_coming(m, rec, false);
     if (x->unit->failed_ns == 0) x->unit->n_fail++;
     x->unit->failed_ns = imp_now_ns();
     imp_place_request p = {.model = (uint64_t)(uintptr_t)m,
@@ -417,6 +440,9 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     imp_sched_job_get(j, &i);
     imp_record *rec = i.tag;
     if (rec == NULL) return;
+    imp_mutex_lock(e->place_lock);
+    set_coming(x->model, rec, false);
+    imp_mutex_unlock(e->place_lock);
     rec->phase[0] = i.phase[0];
     rec->phase[1] = i.phase[1];
     rec->queue_ms = i.queue_ms;

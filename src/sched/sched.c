@@ -360,8 +360,6 @@ void imp_sched_get_load(imp_sched *s, imp_sched_load *out)
     imp_mutex_lock(s->lock);
     *out = s->load;
     for (const job *j = s->incoming.first; j != NULL; j = j->next) add_load(out, j);
-    for (const imp_push *p = s->landing; p != NULL; p = p->next)
-        out->n_decode += !atomic_load(&p->closed) && !atomic_load(&p->done);
     imp_mutex_unlock(s->lock);
 }
 
