@@ -262,7 +262,9 @@ static void submit(vclient *c)
     q.sampling.temperature = 0;
     imp_error err;
     uint64_t id;
+    imp_mutex_lock(w->mu);
     c->t_submit = w->now;
+    imp_mutex_unlock(w->mu);
     if (imp_submit(w->m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
 }
 
@@ -271,10 +273,12 @@ static void note_devices(world *w, uint64_t id)
     char *text = imp_receipt_json(w->e, id);
     const char *p = strstr(text, "\"prefill\":{\"device\":\""),
                *d = strstr(text, "\"decode\":{\"device\":\"");
+    imp_mutex_lock(w->mu);
     for (int i = 0; i < N_UNIT; i++) {
         w->used_pre[i] += strncmp(p + 21, NAME[i], strlen(NAME[i])) == 0;
         w->used_dec[i] += strncmp(d + 20, NAME[i], strlen(NAME[i])) == 0;
     }
+    imp_mutex_unlock(w->mu);
     imp_free(text);
 }
 
@@ -284,6 +288,7 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
     vclient *c = user;
     world *w = c->w;
     if (ev->kind != IMP_EVENT_DONE) return;
+    note_devices(w, id);
     imp_mutex_lock(w->mu);
     double lat = w->now - c->t_submit;
     if (w->n_done++ >= SKIP) w->latency_after += lat;
@@ -292,7 +297,6 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
     bool more = w->n_submitted < w->n_want;
     w->n_submitted += more;
     imp_mutex_unlock(w->mu);
-    note_devices(w, id);
     if (more) submit(c);
 }
 
@@ -305,8 +309,6 @@ static void run(world *w, uint32_t n_client, uint32_t n_prompt, uint32_t n)
     memset(w->used_pre, 0, sizeof w->used_pre);
     memset(w->used_dec, 0, sizeof w->used_dec);
     w->n_submitted = IMP_MIN(n, n_client);
-    imp_mutex_lock(w->mu); /* nothing computes before all have come */
-    imp_mutex_unlock(w->mu);
     for (uint32_t i = 0; i < IMP_MIN(n, n_client); i++) {
         w->client[i].w = w;
         submit(&w->client[i]);
