@@ -113,13 +113,16 @@ static void message_answer(gen_call *g, imp_buf *b)
     imp_buf_str(b, "}");
 }
 
-const gen_format imp_gen_messages = {.id_prefix = "msg_",
-                                     .stream_type = "text/event-stream",
-                                     .open = message_open,
-                                     .piece = message_piece,
-                                     .close = message_close,
-                                     .end = message_end,
-                                     .answer = message_answer};
+const gen_format imp_gen_messages = {
+    .id_prefix = "msg_",
+    .stream_type = "text/event-stream",
+    .open = message_open,
+    .piece = message_piece,
+    .close = message_close,
+    .end = message_end,
+    .cut = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"the "
+           "server is out of memory\"}}\n\n",
+    .answer = message_answer};
 
 /* ---- counting --------------------------------------------------------------------------------------------- */
 

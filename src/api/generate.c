@@ -68,7 +68,10 @@ static void finish_stream(gen_call *g)
     imp_buf b = {0};
     if (g->out.failed && g->base.err.status == IMP_OK) imp_fail(&g->base.err, IMP_NOMEM, "out of memory");
     g->format->end(g, &b);
-    if (!b.failed && b.n > 0) s->write(s->user, b.data, b.n);
+    if (b.failed)
+        s->write(s->user, g->format->cut, strlen(g->format->cut));
+    else
+        s->write(s->user, b.data, b.n);
     imp_buf_deinit(&b);
     s->end(s->user);
 }

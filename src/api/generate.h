@@ -34,6 +34,7 @@ typedef struct gen_format {
     void (*piece)(gen_call *g, size_t i, const char *text, size_t n);
     void (*close)(gen_call *g, size_t i);    /* choice i has its finish and usage */
     void (*end)(gen_call *g, imp_buf *b);    /* a stream's last words; g->base.err says whether it failed */
+    const char *cut;                         /* its last words when there is no memory for others */
     void (*answer)(gen_call *g, imp_buf *b); /* everything at once */
     const struct gen_words *words;           /* openai.c's two APIs */
 } gen_format;
@@ -70,6 +71,10 @@ struct gen_call {
 extern const gen_format imp_gen_chat, imp_gen_completion, imp_gen_ollama_chat, imp_gen_ollama_generate,
     imp_gen_messages;
 
+#define IMP_OPENAI_CUT                                                                                       \
+    "data: {\"error\":{\"message\":\"the server is out of "                                                  \
+    "memory\",\"type\":\"server_error\",\"param\":null,"                                                     \
+    "\"code\":\"out_of_memory\"}}\n\ndata: [DONE]\n\n"
 /* openai.c: the frame of both its APIs. */
 void imp_openai_open(gen_call *g, size_t i);
 void imp_openai_piece(gen_call *g, size_t i, const char *text, size_t n);

@@ -174,6 +174,7 @@ static void ollama_answer(gen_call *g, imp_buf *b)
 #define FORMAT                                                                                               \
     {                                                                                                        \
         .id_prefix = "ollama-", .stream_type = "application/x-ndjson", .open = ollama_open,                  \
-        .piece = ollama_piece, .close = ollama_open, .end = ollama_end, .answer = ollama_answer              \
+        .piece = ollama_piece, .close = ollama_open, .end = ollama_end,                                      \
+        .cut = "{\"error\":\"the server is out of memory\"}\n", .answer = ollama_answer                      \
     }
 const gen_format imp_gen_ollama_chat = FORMAT, imp_gen_ollama_generate = FORMAT;

@@ -74,5 +74,6 @@ const gen_format imp_gen_chat = {.id_prefix = "chatcmpl-",
                                  .piece = imp_openai_piece,
                                  .close = imp_openai_close,
                                  .end = imp_openai_end,
+                                 .cut = IMP_OPENAI_CUT,
                                  .answer = imp_openai_answer,
                                  .words = &words};
