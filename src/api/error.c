@@ -69,7 +69,8 @@ static const char *safe_text(const imp_error *e)
     case IMP_TOO_LARGE:
     case IMP_NO_FIT: return e->text[0] ? e->text : imp_status_text(e->status);
     case IMP_BUSY: return "too many requests are waiting: try again in a moment";
-    case IMP_NOT_READY: return "the server is not ready: try again in a moment";
+    case IMP_NOT_READY: /* with a field it is about what the request asked for */
+        return e->field[0] ? e->text : "the server is not ready: try again in a moment";
     case IMP_CANCELLED:
         return "the request was cancelled by the server: it is shutting down or the model was unloaded";
     case IMP_NOMEM: return "the server is out of memory: try again later or send a smaller request";

@@ -247,9 +247,14 @@ static imp_status open_all(bench *b, bool embed)
 
 /* ---- run ---------------------------------------------------------------------------------------------- */
 
+/* The ceilings are the processor's: they say nothing about what runs elsewhere. */
 static imp_status measure_ceilings(bench *b)
 {
     imp_ceilings c;
+    if (strcmp(b->dev->ops->kind, "cpu") != 0) {
+        b->ceil.read_bytes_s = b->ceil.int8_op_s = b->ceil.f32_flop_s = NAN;
+        return IMP_OK;
+    }
     IMP_TRY(app_measure(b->a, &b->host, CEILING_MS, &c));
     c.read_bytes_s = fmax(c.read_bytes_s, b->ceil.read_bytes_s);
     c.int8_op_s = fmax(c.int8_op_s, b->ceil.int8_op_s);
@@ -377,6 +382,10 @@ static void bench_human(const bench *b)
     for (size_t i = 0; i < b->n_pp; i++) print_row("prefill", &b->pp[i], false, false, "tok/s");
     for (size_t i = 0; i < b->n_tg; i++) print_row("decode", &b->tg[i], true, false, "tok/s");
     for (size_t i = 0; i < b->n_em; i++) print_row("embed", &b->em[i], false, true, "texts/s");
+    if (isnan(b->ceil.read_bytes_s)) {
+        printf("  no ceilings of %s are measured here (a GPU's: bench/gpu.sh)\n", b->dev->name);
+        return;
+    }
     printf("  ceilings measured now: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
            b->ceil.read_bytes_s * 1e-9, b->ceil.int8_op_s * 1e-9, b->ceil.f32_flop_s * 1e-9);
     if (!isnan(share_decode(b)))

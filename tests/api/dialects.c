@@ -183,6 +183,7 @@ static void refusals(void **state)
         int status;
         const char *says;
     } bad[] = {
+        {"/v1/chat/completions", "{\"impetus\":{\"require\":\"gpu7\"}," HELLO "}", 503, "no such device"},
         {"/v1/messages", "{" HELLO "}", 400,
          "\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"'max_tokens'"},
         {"/v1/messages", "{\"model\":\"nobody\",\"max_tokens\":1," HELLO "}", 404, "not_found_error"},
