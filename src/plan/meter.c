@@ -1,4 +1,4 @@
-/* plan/meter.c - reading RAPL and NVML; see meter.h.
+/* plan/meter.c - reading RAPL and NVML, and IOReport by meter_apple.c; see meter.h.
  *
  * Layout:  powercap: intel-rapl:N/{name, energy_uj, max_energy_range_uj}, one a package (AMD's too); the counter is in
  *          microjoules and starts again at 0 behind its range.
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "plan/meter_apple.h"
 #include "plan/nvidia.h"
 
 enum { MAX_ZONE = 16 };
@@ -29,6 +30,7 @@ struct imp_meter {
     imp_nvml *nvml;
     uint32_t gpu;
     double first_j;
+    imp_ioreport *apple;
 };
 
 static bool read_number(int fd, uint64_t *out)
@@ -71,6 +73,7 @@ void imp_meter_close(imp_meter *m)
     if (m == NULL) return;
     for (uint32_t i = 0; i < m->n_zone; i++) (void)close(m->zone[i].fd);
     imp_nvml_close(m->nvml);
+    imp_ioreport_close(m->apple);
     imp_sys_free(m);
 }
 
@@ -126,6 +129,24 @@ imp_status imp_meter_open_nvml(const char *library, uint32_t gpu, imp_meter **ou
     return s;
 }
 
+imp_status imp_meter_open_ioreport(const char *library, imp_unit_kind kind, imp_meter **out, imp_error *err)
+{
+    *out = NULL;
+    imp_meter *m = imp_sys_calloc(1, sizeof *m);
+    if (m == NULL) return imp_fail(err, IMP_NOMEM, "out of memory");
+    imp_status s = imp_ioreport_open(library != NULL ? library : "", kind, &m->apple, err);
+    if (s != IMP_OK)
+        imp_meter_close(m);
+    else
+        *out = m;
+    return s;
+}
+
+#ifdef __APPLE__
+enum { ON_MAC = 1 };
+#else
+enum { ON_MAC = 0 };
+#endif
 static const char *g_rapl_root;
 
 void imp_meter_set_rapl_root(const char *root)
@@ -137,17 +158,20 @@ imp_status imp_meter_open(imp_unit_kind kind, const char *driver, imp_meter **ou
 {
     *out = NULL;
     if (strcmp(driver, "cuda") == 0) return imp_meter_open_nvml(NULL, 0, out, err);
+    if (strcmp(driver, "coreml") == 0 || strcmp(driver, "mlx") == 0 || (ON_MAC && kind == IMP_UNIT_CPU))
+        return imp_meter_open_ioreport(NULL, kind, out, err);
     if (kind == IMP_UNIT_CPU) return imp_meter_open_rapl(g_rapl_root, out, err);
     return imp_fail(err, IMP_NOT_FOUND, "no energy meter of this unit is read");
 }
 
 const char *imp_meter_name(const imp_meter *m)
 {
-    return m->nvml != NULL ? "NVML" : "RAPL";
+    return m->apple != NULL ? "IOReport" : m->nvml != NULL ? "NVML" : "RAPL";
 }
 
 bool imp_meter_joules(imp_meter *m, double *out)
 {
+    if (m->apple != NULL) return imp_ioreport_joules(m->apple, out);
     *out = m->joules;
     if (m->nvml != NULL) {
         bool ok = imp_nvml_joules(m->nvml, m->gpu, out);

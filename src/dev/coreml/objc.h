@@ -1,6 +1,6 @@
 /* dev/coreml/objc.h - the Objective-C runtime from plain C, by dlopen: classes, messages, blocks, texts and lists.
  *
- * Place:   private to dev/coreml; used in the worker process alone.
+ * Place:   private to dev/coreml; used in the worker process alone, but for blocks, which plan/meter_apple.c hands over too.
  * Idea:    a message is a call of objc_msgSend through a pointer of the method's exact prototype. The pointer is kept as a
  *          function without parameters, so that no call without such a cast compiles: on arm64 variadic arguments travel
  *          on the stack, methods expect registers, and a test on x86-64 would not notice.
