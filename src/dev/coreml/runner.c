@@ -314,12 +314,29 @@ const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_
     return NULL;
 }
 
-/* Scores with the mask on them are large on purpose. */
-static bool is_masked(const imp_mil_func *f, uint32_t op)
+static bool is_op(const imp_mil_func *f, uint32_t op, const char *type)
 {
-    uint32_t next = op + 1;
-    while (next < f->n_op && strcmp(f->op[next].type, "const") == 0) next++;
-    return next < f->n_op && strcmp(f->op[op].type, "add") == 0 && strcmp(f->op[next].type, "softmax") == 0;
+    return op < f->n_op && strcmp(f->op[op].type, type) == 0;
+}
+
+/* A constant or an input of the function. */
+static bool is_given(const imp_mil_func *f, const imp_mil_bind *x)
+{
+    return x->name == NULL || f->var[x->var].op == UINT32_MAX || f->var[x->var].value != NULL;
+}
+
+/* Large on purpose, and held: masks and scores with a mask on them (-1e4 each), and what norms have between their reciprocal
+ * (1e4 at most, where padding is all zero) and their root. */
+static bool is_held(const imp_mil_func *f, uint32_t op)
+{
+    const imp_mil_op *o = &f->op[op];
+    uint32_t next = op + 1, from = op, given = 0;
+    while (is_op(f, next, "const")) next++;
+    if (is_op(f, op, "add") && is_op(f, next, "softmax")) return true;
+    for (uint32_t i = 0; i < o->n_arg; i++) given += o->arg[i].n == 1 && is_given(f, o->arg[i].bind);
+    if (is_op(f, op, "add") && given == o->n_arg) return true;
+    while (from > 0 && !is_op(f, from, "real_div") && !is_op(f, from - 1, "rsqrt")) from--;
+    return is_op(f, from, "real_div");
 }
 
 void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
@@ -332,7 +349,7 @@ void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out)
                 const imp_ml_peak *p = imp_ml_eval_peak(r->chunk[i].eval[k], v);
                 out->n_saturated += p->n_saturated;
                 out->n_nan += p->n_nan;
-                if (p->max_abs <= out->max_abs || f->var[v].op == UINT32_MAX || is_masked(f, f->var[v].op))
+                if (p->max_abs <= out->max_abs || f->var[v].op == UINT32_MAX || is_held(f, f->var[v].op))
                     continue;
                 out->max_abs = p->max_abs;
                 snprintf(out->op, sizeof out->op, "%.90s", f->op[f->var[v].op].name);

@@ -28,8 +28,8 @@ const float *imp_ml_runner_out(const imp_ml_runner *r, const char *name, uint64_
 
 typedef struct imp_ml_overflow {
     uint64_t n_saturated, n_nan;
-    float max_abs;
-    char op[96]; /* where the largest magnitude was made */
+    float max_abs; /* masks, masked scores and what a norm divides by aside */
+    char op[96];   /* where the largest magnitude was made */
 } imp_ml_overflow;
 /* Over everything that ran so far. */
 void imp_ml_runner_overflow(const imp_ml_runner *r, imp_ml_overflow *out);
