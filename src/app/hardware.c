@@ -225,7 +225,7 @@ imp_status app_measure(app *a, const imp_host *h, uint32_t ms, imp_ceilings *out
     imp_pool *pool = NULL;
     imp_status s = imp_pool_new(app_n_thread(a), &pool);
     if (s != IMP_OK) return imp_fail(&a->err, s, "the measuring threads could not be started");
-    s = imp_ceilings_measure(pool, h->llc_bytes, ms, out, &a->err);
+    s = imp_ceilings_measure(pool, h->llc_bytes, ms, UINT64_MAX, out, &a->err);
     imp_pool_free(pool);
     return s;
 }

@@ -8,6 +8,7 @@
 #include "plan/calibrate.h"
 #include "plan/sim_unit.h"
 
+enum { MEASURE_MS = 2000 }; /* of each unit at start, when the machine has changed */
 static const char *const ACCELERATOR[] = {"cuda", "mlx", "coreml"};
 
 static imp_unit_kind kind_of(const imp_device *d)
@@ -22,14 +23,15 @@ static bool measure_anew(imp_engine *e, imp_unit *u, imp_unit_kind kind, const c
 {
     const char *why = imp_store_changed(e->store, u->device->name, print);
     imp_error err;
+    bool cut = false;
     if (why == NULL) return false;
-    imp_status s = imp_calibrate_short(u->device, kind, e->config.n_thread, c, &err);
+    imp_status s = imp_calibrate_short(u->device, kind, e->config.n_thread, MEASURE_MS, c, &cut, &err);
     if (s == IMP_OK) s = imp_store_put_calibration(e->store, u->device->name, c, &err);
     if (s == IMP_OK)
-        imp_log(
-            IMP_LOG_WARN,
-            "%s: %s since it was calibrated; measured anew in short, 'impetus calibrate' does it thoroughly",
-            u->device->name, why);
+        imp_log(IMP_LOG_WARN,
+                "%s: %s since it was calibrated; measured anew in short%s, 'impetus calibrate' does it "
+                "thoroughly",
+                u->device->name, why, cut ? " and stopped after 2 s, the rest is assumed" : "");
     else
         imp_log(IMP_LOG_WARN, "%s: %s since it was calibrated, and measuring it failed: %s", u->device->name,
                 why, err.text);

@@ -13,8 +13,10 @@ IMP_MUST_USE imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_
                                       void (*on_progress)(void *user, uint32_t done, uint32_t all),
                                       void *user, imp_learn *l, imp_calibration *out, imp_error *err);
 
-/* The short form, under a second: bandwidth, peaks, launches and hand-over alone, no kernels. Corrections start anew. */
+/* The short form, about a second: bandwidth, peaks, launches and hand-over alone, no kernels. Corrections start anew. After
+ * limit_ms what runs is finished and nothing more is begun: *cut is true when some numbers are the assumed ones therefore. */
 IMP_MUST_USE imp_status imp_calibrate_short(imp_device *d, imp_unit_kind kind, uint32_t n_thread,
-                                            imp_calibration *out, imp_error *err);
+                                            uint32_t limit_ms, imp_calibration *out, bool *cut,
+                                            imp_error *err);
 
 #endif

@@ -20,7 +20,13 @@ typedef struct job {
     _Atomic uint64_t keep;      /* results land here, so that no loop is left out as useless */
     double done[MAX_THREAD];    /* operations of each thread */
     double (*loop)(uint64_t n); /* int8 or f32 */
+    uint64_t until;             /* no pass begins after it but the first */
 } job;
+
+static bool is_late(const job *j)
+{
+    return imp_now_ns() >= j->until;
+}
 
 static void touch(void *ctx, uint32_t i, uint32_t n)
 {
@@ -67,7 +73,7 @@ static double measure_read(imp_pool *pool, job *j, uint64_t bytes, uint32_t ms)
     if (!j->buf) return 0;
     imp_pool_run(pool, touch, j);
     uint64_t end = imp_now_ns() + ms * 1000000ull, best = UINT64_MAX;
-    for (int pass = 0; pass < MIN_PASSES || imp_now_ns() < end; pass++) {
+    for (int pass = 0; pass < 1 || (!is_late(j) && (pass < MIN_PASSES || imp_now_ns() < end)); pass++) {
         uint64_t ns = time_run(pool, read_slice, j);
         best = IMP_MIN(best, ns);
     }
@@ -75,14 +81,17 @@ static double measure_read(imp_pool *pool, job *j, uint64_t bytes, uint32_t ms)
     return (double)bytes / ((double)best * 1e-9);
 }
 
+/* Operations a second of the best pass; 0 when it is too late to begin. */
 static double measure_loop(imp_pool *pool, job *j, double (*loop)(uint64_t n), uint32_t ms)
 {
+    if (is_late(j)) return 0;
     uint64_t end = imp_now_ns() + ms * 1000000ull;
     double best = 0;
     j->loop = loop;
     j->n_iter = 1000;
-    while (time_run(pool, compute, j) < MIN_PASS_NS && j->n_iter < (1ull << 40)) j->n_iter *= 2;
-    for (int pass = 0; pass < MIN_PASSES || imp_now_ns() < end; pass++) {
+    while (time_run(pool, compute, j) < MIN_PASS_NS && j->n_iter < (1ull << 40) && !is_late(j))
+        j->n_iter *= 2;
+    for (int pass = 0; pass < 1 || (!is_late(j) && (pass < MIN_PASSES || imp_now_ns() < end)); pass++) {
         double ns = (double)time_run(pool, compute, j), ops = 0;
         for (uint32_t i = 0; i < imp_pool_n_thread(pool); i++) ops += j->done[i];
         best = IMP_MAX(best, ops / (ns * 1e-9));
@@ -90,8 +99,8 @@ static double measure_loop(imp_pool *pool, job *j, double (*loop)(uint64_t n), u
     return best;
 }
 
-imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms, imp_ceilings *out,
-                                imp_error *err)
+imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms, uint64_t until_ns,
+                                imp_ceilings *out, imp_error *err)
 {
     *out = (imp_ceilings){.n_thread = imp_pool_n_thread(pool), .measured_at = (int64_t)time(NULL)};
     if (out->n_thread > MAX_THREAD)
@@ -100,13 +109,14 @@ imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
     job *j = imp_sys_calloc(1, sizeof *j);
     if (!j) return imp_fail(err, IMP_NOMEM, "no memory for the measurement");
     j->peak = imp_peak_get();
+    j->until = until_ns;
     out->isa = j->peak->isa;
     uint64_t unit = (uint64_t)out->n_thread * SLICE_ALIGN, half = llc_bytes / 2 / unit * unit;
     imp_status s = IMP_OK;
     out->buffer_bytes = buffer_size(llc_bytes, out->n_thread);
     out->read_bytes_s = measure_read(pool, j, out->buffer_bytes, ms);
     if (out->read_bytes_s <= 0) s = imp_fail(err, IMP_NOMEM, "no memory for the bandwidth measurement");
-    if (half > 0) out->cache_bytes_s = measure_read(pool, j, half, ms / 4);
+    if (half > 0 && !is_late(j)) out->cache_bytes_s = measure_read(pool, j, half, ms / 4);
     if (s == IMP_OK) {
         out->int8_op_s = measure_loop(pool, j, j->peak->int8, ms);
         out->f32_flop_s = measure_loop(pool, j, j->peak->f32, ms);

@@ -21,8 +21,9 @@ typedef struct imp_ceilings {
 
 /* Measure with all threads of pool, about ms milliseconds for each of the three. llc_bytes: size of the last-level
  * caches (imp_host), 0: unknown; the buffer is four times that and at least 256 MiB, less when memory is short.
- * NOMEM; the pool must be idle. */
+ * until_ns (imp_now_ns): from then on only the pass that runs is finished, and what has not begun, other than reading, is 0;
+ * UINT64_MAX: no such end. NOMEM; the pool must be idle. */
 IMP_MUST_USE imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
-                                             imp_ceilings *out, imp_error *err);
+                                             uint64_t until_ns, imp_ceilings *out, imp_error *err);
 
 #endif

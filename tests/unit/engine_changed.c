@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine/engine_int.h"
+#include "plan/calibrate.h"
 
 static char g_db[64];
 
@@ -94,9 +95,36 @@ static void engine_measures_anew(void **state)
     imp_store_close(s);
 }
 
+/* With its time used up it still measures reading, the first of all, and leaves the rest assumed; given time, it measures
+ * everything. */
+static void stops_in_time(void **state)
+{
+    (void)state;
+    static const imp_field later[] = {IMP_F_F32, IMP_F_INT8, IMP_F_LAUNCH, IMP_F_SYNC, IMP_F_LINK};
+    imp_error err;
+    imp_engine *e;
+    imp_engine_config cfg = {.device = "cpu", .n_thread = 1, .db_path = g_db, .quiet = true};
+    assert_int_equal(imp_engine_new(&cfg, &e, &err), IMP_OK);
+    for (int enough = 0; enough < 2; enough++) {
+        imp_calibration c;
+        bool cut = enough;
+        uint64_t t0 = imp_now_ns();
+        assert_int_equal(
+            imp_calibrate_short(e->unit[0]->device, IMP_UNIT_CPU, 1, enough ? 600000 : 0, &c, &cut, &err),
+            IMP_OK);
+        print_message("# %s: %.2f s\n", enough ? "whole" : "cut", (double)(imp_now_ns() - t0) * 1e-9);
+        assert_true(cut == !enough);
+        assert_true(c.machine.f[IMP_F_BW].mark == IMP_MARK_MEASURED && c.machine.f[IMP_F_BW].v > 0);
+        for (size_t i = 0; i < IMP_COUNT(later); i++)
+            assert_true((c.machine.f[later[i]].mark == IMP_MARK_MEASURED) == enough);
+    }
+    imp_engine_free(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(names_the_change, begin, end),
-                                       cmocka_unit_test_setup_teardown(engine_measures_anew, begin, end)};
+                                       cmocka_unit_test_setup_teardown(engine_measures_anew, begin, end),
+                                       cmocka_unit_test_setup_teardown(stops_in_time, begin, end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

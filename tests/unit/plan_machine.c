@@ -35,7 +35,7 @@ static void test_ceilings_are_measured(void **state)
     imp_ceilings c;
     imp_error err = {0};
     assert_int_equal(imp_pool_new(2, &pool), IMP_OK);
-    assert_int_equal(imp_ceilings_measure(pool, 0, 20, &c, &err), IMP_OK);
+    assert_int_equal(imp_ceilings_measure(pool, 0, 20, UINT64_MAX, &c, &err), IMP_OK);
     imp_pool_free(pool);
     assert_int_equal(c.n_thread, 2);
     assert_true(c.buffer_bytes >= 1 << 20);
