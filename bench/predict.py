@@ -37,7 +37,7 @@ class Server:
 
 
 def ids(n, n_vocab, seed):
-    rng = random.Random(seed)
+    rng = random.Random("%d of %d" % (seed, n))  # no prompt begins as another one did: that would be computed once
     return [rng.randrange(3, n_vocab) for _ in range(n)]
 
 
@@ -63,7 +63,7 @@ def generate(s, n_vocab, shape, seed):
 
 def embed(s, n_vocab, shape, seed):
     n, batch = shape
-    plan = s.post("/api/plan", {"prompt": n * batch, "gen": 1, "batch": batch})
+    plan = s.post("/api/plan", {"prompt": n, "gen": 1, "batch": batch})
     r = s.post("/v1/embeddings", {"input": [ids(n, n_vocab, seed * 100 + i) for i in range(batch)], "impetus": {"receipt": True}})
     return (plan["candidates"][plan["chosen"]]["ttft_ms"], r["impetus"]["receipt"]["embed"]["ms"]), None
 

@@ -291,7 +291,8 @@ void imp_cancel(imp_engine *e, uint64_t id); /* unknown or finished ids are igno
 char *imp_receipt_json(imp_engine *e, uint64_t id);
 /* Every candidate of the choice: predicted, bounds, exclusions with reasons, runner-up, margin; and what came of it. */
 char *imp_explain_json(imp_engine *e, uint64_t id);
-/* The candidates for a request of this shape to a loaded model, without submitting one. */
+/* The candidates for a request of this shape to a loaded model, without submitting one; for an encoder n_batch texts of
+ * n_prompt tokens each. */
 char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32_t n_gen, uint32_t n_batch);
 /* The engine's devices: kind, state, measured and learned numbers. */
 char *imp_units_json(imp_engine *e);

@@ -251,10 +251,10 @@ char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32
     imp_place_request r = {.model = 0,
                            .cost = embed ? &m->cost_embed : &m->cost_generate,
                            .embed = embed,
-                           .n_prompt = IMP_MAX(n_prompt, 1u),
+                           .n_prompt = IMP_MAX(n_prompt, 1u) * (embed ? IMP_MAX(n_batch, 1u) : 1),
                            .n_input = n_batch, /* of an embedding */
                            .n_gen = n_gen,
-                           .n_need = n_prompt + n_gen,
+                           .n_need = n_prompt + (embed ? 0 : n_gen),
                            .chunk = IMP_MAX(m->inst[m->home].fit.generate.max_tok, 1u)};
     imp_route_units(m, &r, u);
     for (uint32_t i = 0; i < e->n_unit; i++) {

@@ -3,14 +3,14 @@
 
 #include <math.h>
 
-enum { FAR_RUN = 3, ITEM_KEYS = 4, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 2 };
+enum { FAR_RUN = 3, ITEM_KEYS = 4, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 3, SHAPE_OP = 0x7f };
 
 /* What a correction is about. */
-enum { WHAT_MEMORY, WHAT_COMPUTE, WHAT_ROWS, WHAT_SIZE, WHAT_UNIT };
+enum { WHAT_MEMORY, WHAT_COMPUTE, WHAT_ROWS, WHAT_SIZE, WHAT_UNIT, WHAT_SHAPE };
 
 /* Variances before anything was seen: an op when bound by memory or arithmetic, at a number of rows or keys, at a size of
- * weights; the unit as a whole. */
-static const double VAR[] = {0.2, 0.2, 0.06, 0.01, 0.16};
+ * weights; the unit as a whole; steps of one model and shape. */
+static const double VAR[] = {0.2, 0.2, 0.06, 0.01, 0.16, 0.02};
 static const double VAR_MIN_NOISE = 0.0004, VAR_DRIFT = 1e-6;
 static const double MAX_THETA = 5;
 
@@ -71,8 +71,23 @@ static void curve_keys(const imp_cost *c, const imp_cost_item *it, uint32_t kind
     }
 }
 
+/* What steps of about this shape of this model have that no op's correction explains: threads that start late, caches. */
+static uint32_t shape_key(const imp_cost *c, const imp_cost_shape *sh)
+{
+    double bytes = 0;
+    for (uint32_t i = 0; i < c->n_item; i++) bytes += c->item[i].weight_bytes;
+    uint32_t w[] = {c->n_item,
+                    c->vectors,
+                    (uint32_t)(bytes * 1e-4),
+                    (uint32_t)(2 * log2(IMP_MAX(sh->n_tok, 1))),
+                    (uint32_t)(2 * log2(IMP_MAX(sh->n_seq, 1))),
+                    (uint32_t)log2(IMP_MAX(sh->keys / IMP_MAX(sh->n_tok, 1), 1))};
+    return 1u << 31 | (uint32_t)SHAPE_OP << 24 | (uint32_t)(imp_hash(w, sizeof w, 0) & 0xffffff);
+}
+
 static double prior_var(uint32_t key)
 {
+    if ((key >> 24 & 0x7f) == SHAPE_OP) return VAR[WHAT_SHAPE];
     return VAR[key == 0 ? WHAT_UNIT : key >> 8 & 0xff];
 }
 
@@ -134,11 +149,13 @@ static void touch(gradient *g, uint32_t i, double h)
 
 /* Times with corrections: which bound holds is decided after them. */
 static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, item_keys *where,
-                  imp_cost_time *out)
+                  uint32_t *shape, imp_cost_time *out)
 {
+    *shape = find(l, shape_key(c, sh));
     imp_cost_pair item[IMP_COST_ITEMS];
     imp_cost_base(c, &l->machine, sh, item, out);
-    double unit = exp(l->key[0].theta), sum = 0, part[2] = {0};
+    double whole = l->key[0].theta + (*shape != UINT32_MAX ? l->key[*shape].theta : 0);
+    double unit = exp(whole), sum = 0, part[2] = {0};
     for (uint32_t i = 0; i < c->n_item; i++) {
         const imp_cost_item *it = &c->item[i];
         item_keys *w = &where[i];
@@ -175,10 +192,12 @@ static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *s
                                                                                  : IMP_BOUND_MEMORY;
 }
 
-static void gradient_of(const imp_cost *c, const item_keys *where, const imp_cost_time *t, gradient *g)
+static void gradient_of(const imp_cost *c, const item_keys *where, uint32_t shape, const imp_cost_time *t,
+                        gradient *g)
 {
     g->n = 0;
-    g->unseen = 0;
+    g->unseen = shape == UINT32_MAX ? VAR[WHAT_SHAPE] : 0;
+    if (shape != UINT32_MAX) touch(g, shape, 1);
     touch(g, 0, 1);
     touch(g, 1, t->share[IMP_COST_ITEMS]);
     for (uint32_t i = 0; i < c->n_item; i++) {
@@ -212,7 +231,8 @@ void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_sha
                        imp_cost_time *out)
 {
     item_keys where[IMP_COST_ITEMS];
-    price(l, c, sh, where, out);
+    uint32_t shape;
+    price(l, c, sh, where, &shape, out);
     out->sd = 0;
     out->n_sample = UINT32_MAX;
     for (uint32_t i = 0; i < c->n_item; i++)
@@ -220,7 +240,7 @@ void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_sha
     if (out->n_sample == UINT32_MAX) out->n_sample = (uint32_t)IMP_MIN(l->n_observed, (uint64_t)UINT32_MAX);
     if (!with_sd) return;
     gradient g;
-    gradient_of(c, where, out, &g);
+    gradient_of(c, where, shape, out, &g);
     out->sd = sqrt(variance(l, &g) + l->noise);
 }
 
@@ -262,8 +282,10 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
     if (!(actual > 0) || !isfinite(actual) || c->n_item == 0) return;
     item_keys where[IMP_COST_ITEMS];
     imp_cost_time t;
-    price(l, c, sh, where, &t);
+    uint32_t shape;
+    price(l, c, sh, where, &shape, &t);
     uint64_t now = imp_now_ns();
+    if (shape != UINT32_MAX) l->key[shape].last_ns = now;
     for (uint32_t i = 0; i < c->n_item; i++)
         for (uint32_t k = 0; k < where[i].n; k++)
             if (where[i].at[k] != UINT32_MAX) l->key[where[i].at[k]].last_ns = now;
@@ -274,8 +296,9 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
             if (w->at[k] == UINT32_MAX && (w->at[k] = find(l, w->key[k])) == UINT32_MAX)
                 w->at[k] = add(l, w->key[k], now);
     }
+    if (shape == UINT32_MAX) shape = add(l, shape_key(c, sh), now);
     gradient g;
-    gradient_of(c, where, &t, &g);
+    gradient_of(c, where, shape, &t, &g);
     double r = log(actual / t.s), var = variance(l, &g);
     l->residual += 0.1 * (fabs(r) - l->residual);
     double used = admit(l, r, var + l->noise);
