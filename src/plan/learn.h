@@ -4,10 +4,9 @@
  * Idea:    log(actual) = log(sum of item times * exp(correction)). A correction is a sum: the unit as a whole; the op and
  *          dtype when bound by memory or by arithmetic (the efficiencies e_b and e_c); how many rows it computes (for
  *          attention: how many keys), interpolated between powers; the size of its weights; and steps of one model and
- *          shape. So a new shape starts
- *          from what its relatives taught. Recursive least squares on the log residual, each correction weighted by its share of the step. An observation far off
- *          is clipped; several in the same direction mean that the unit itself has changed, and the unit's correction
- *          opens up.
+ *          shape. So a new shape starts from what its relatives taught. Recursive least squares on the log residual, each
+ *          correction weighted by its share of the step. An observation far off is clipped; several in the same direction
+ *          mean that the unit itself has changed, and the unit's correction opens up.
  * Always:  predictions are finite and positive whatever was observed.
  * Threads: none of its own; the caller locks.
  * Source:  recursive least squares / extended Kalman filter, any textbook. */
