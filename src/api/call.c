@@ -146,17 +146,21 @@ static imp_model *find(imp_api *a, const char *id, imp_dialect dialect)
     return imp_engine_find(a->config.engine, name);
 }
 
+imp_model *imp_api_model_named(imp_api *a, const char *id, imp_dialect dialect, imp_error *err)
+{
+    imp_model *m = find(a, id, dialect);
+    if (!m)
+        (void)imp_fail_field(err, IMP_NOT_FOUND, "model",
+                             "the model '%.200s' is not loaded here; the list of models says which are", id);
+    return m;
+}
+
 imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dialect, imp_error *err)
 {
     const char *what = embed ? "make embeddings" : "generate text";
     if (id) {
-        imp_model *m = find(a, id, dialect);
-        if (!m) {
-            (void)imp_fail_field(err, IMP_NOT_FOUND, "model",
-                                 "the model '%.200s' is not loaded here; the list of models says which are",
-                                 id);
-            return NULL;
-        }
+        imp_model *m = imp_api_model_named(a, id, dialect, err);
+        if (!m) return NULL;
         if (suits(imp_model_get_info(m), embed)) return m;
         imp_model_release(m);
         (void)imp_fail_field(err, IMP_INVALID, "model", "the model '%.200s' cannot %s", id, what);

@@ -37,7 +37,7 @@ typedef struct field {
  * concern OpenAI's dashboard; service_tier, stream_options, tool_choice and the rest take only the values that
  * change nothing. keep_alive: loaded models stay loaded here, which is at least what it asks for. */
 static const field g_field[] = {
-    {"model", EP_GENERATE | EP_VECTOR, F_STR, 1, 256, AT(model), NULL},
+    {"model", EP_GENERATE | EP_VECTOR | EP_SHOW, F_STR, 1, 256, AT(model), NULL},
     {"messages", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_JSON, 0, 0, AT(messages), NULL},
     {"prompt", EP_COMPLETION | EP_OLLAMA_EMBEDDINGS | EP_OLLAMA_GENERATE, F_JSON, 0, 0, AT(prompt), NULL},
     {"input", EP_VECTOR, F_JSON, 0, 0, AT(input), NULL},
@@ -85,6 +85,9 @@ static const field g_field[] = {
     {"system", EP_OLLAMA_GENERATE, F_STR, 0, 1 << 20, AT(system), NULL},
     {"raw", EP_OLLAMA_GENERATE, F_BOOL, 0, 0, AT(raw), NULL},
     {"format", EP_OLLAMA_TEXT, F_JSON, 0, 0, AT(format), NULL},
+
+    {"name", EP_SHOW, F_STR, 1, 256, AT(model), NULL}, /* as older clients say */
+    {"verbose", EP_SHOW, F_HINT, 0, 0, 0, "boolean"},
 
     {"think", EP_OLLAMA_TEXT, F_ONLY, 0, 0, 0, "false"},
     {"thinking", EP_ANTHROPIC, F_ONLY, 0, 0, 0, "{\"type\":\"disabled\"}"},
@@ -344,6 +347,8 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
     if (!out->arena) return imp_fail(err, IMP_NOMEM, "out of memory");
     IMP_TRY(imp_api_json(body, n, &out->root, err));
     IMP_TRY(imp_api_fields(out, err));
+    if (ep == EP_SHOW)
+        return out->model ? IMP_OK : imp_fail_field(err, IMP_INVALID, "model", "'model' is missing");
     return ep & EP_GENERATE ? check_generate(out, err) : check_vector(out, err);
 }
 

@@ -37,6 +37,7 @@ typedef enum imp_endpoint {
     EP_OLLAMA_GENERATE = 64,   /* /api/generate */
     EP_MESSAGES = 128,         /* /v1/messages */
     EP_COUNT = 256,            /* /v1/messages/count_tokens */
+    EP_SHOW = 512,             /* /api/show */
     EP_PLAN = 1 << 20,         /* /api/plan, which has few fields of its own */
     EP_OPENAI = EP_CHAT | EP_COMPLETION,
     EP_OLLAMA_TEXT = EP_OLLAMA_CHAT | EP_OLLAMA_GENERATE,
@@ -188,6 +189,8 @@ imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request 
 /* After the last submit: err NULL lets the events through, else the submitted ones are cancelled and err answered. */
 void imp_call_go(imp_api_call *c, const imp_error *err);
 void imp_call_unref(imp_api_call *c);
+/* The model of that name, which may do anything. NULL: err says that it is not here. */
+imp_model *imp_api_model_named(imp_api *a, const char *id, imp_dialect dialect, imp_error *err);
 /* The model a request means. NULL: err says why (NOT_FOUND, INVALID). */
 imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dialect, imp_error *err);
 
@@ -202,7 +205,8 @@ void imp_api_explain(imp_api *a, const char *id, const imp_api_sink *s);
 void imp_api_plan(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 void imp_api_models(imp_api *a, const imp_api_sink *s);
 void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s);
-void imp_api_tags(imp_api *a, const imp_api_sink *s);
+void imp_api_tags(imp_api *a, bool running, const imp_api_sink *s); /* /api/tags; running: /api/ps */
+void imp_api_show(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 void imp_api_metrics(imp_api *a, const imp_api_sink *s);
 size_t imp_api_list(imp_api *a, imp_model ***out); /* imp_api_list_free; NULL: out of memory */
 void imp_api_list_free(imp_model **list, size_t n);

@@ -1,4 +1,4 @@
-/* api/models.c - what is loaded: /v1/models, /v1/models/ID, /api/tags; and finding a model by name. */
+/* api/models.c - what is loaded: /v1/models, /v1/models/ID; Ollama's /api/tags, /api/ps, /api/show. */
 #include "api/internal.h"
 
 #include <ctype.h>
@@ -81,14 +81,16 @@ void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
     imp_api_answer(s, 200, &b);
 }
 
-static void write_tag(imp_buf *b, const imp_model_info *m)
+static bool is_gguf(const imp_model_info *m)
 {
     size_t n = strlen(m->path);
-    bool gguf = n >= 5 && strcmp(m->path + n - 5, ".gguf") == 0;
-    time_t t = (time_t)m->created;
-    struct tm tm;
-    char when[32] = "1970-01-01T00:00:00Z", size[32], quant[32];
-    if (gmtime_r(&t, &tm)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return n >= 5 && strcmp(m->path + n - 5, ".gguf") == 0;
+}
+
+/* "details" as Ollama has it, with the braces. */
+static void write_details(imp_buf *b, const imp_model_info *m)
+{
+    char size[32], quant[32];
     if (m->n_param >= 1000000000u)
         snprintf(size, sizeof size, "%.1fB", (double)m->n_param * 1e-9);
     else if (m->n_param >= 1000000u)
@@ -97,23 +99,49 @@ static void write_tag(imp_buf *b, const imp_model_info *m)
         snprintf(size, sizeof size, "%.0fK", (double)m->n_param * 1e-3);
     snprintf(quant, sizeof quant, "%s", m->type ? m->type : "unknown");
     for (char *q = quant; *q; q++) *q = (char)toupper((unsigned char)*q);
-    imp_buf_str(b, "{\"name\":");
-    imp_json_cstr(b, m->id);
-    imp_buf_str(b, ",\"model\":");
-    imp_json_cstr(b, m->id);
     imp_buf_fmt(b,
-                ",\"modified_at\":\"%s\",\"size\":%llu,\"digest\":\"\",\"details\":{\"parent_model\":\"\","
-                "\"format\":\"%s\",\"family\":",
-                when, (unsigned long long)m->file_bytes, gguf ? "gguf" : "safetensors");
+                "{\"parent_model\":\"\",\"format\":\"%s\",\"family\":", is_gguf(m) ? "gguf" : "safetensors");
     imp_json_cstr(b, m->arch);
     imp_buf_str(b, ",\"families\":[");
     imp_json_cstr(b, m->arch);
     imp_buf_fmt(b, "],\"parameter_size\":\"%s\",\"quantization_level\":", size);
     imp_json_cstr(b, quant);
-    imp_buf_str(b, "}}");
+    imp_buf_str(b, "}");
 }
 
-void imp_api_tags(imp_api *a, const imp_api_sink *s)
+static void write_time(char out[32], int64_t at)
+{
+    time_t t = (time_t)at;
+    struct tm tm;
+    snprintf(out, 32, "1970-01-01T00:00:00Z");
+    if (gmtime_r(&t, &tm)) strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+/* A line of /api/tags; of /api/ps when running: what stays loaded until the server ends expires in the far future. */
+static void write_tag(imp_buf *b, const imp_model *model, bool running)
+{
+    const imp_model_info *m = imp_model_get_info(model);
+    imp_memory mem;
+    char when[32];
+    imp_model_get_memory(model, &mem);
+    write_time(when, running ? 253402300799 : m->created);
+    imp_buf_str(b, "{\"name\":");
+    imp_json_cstr(b, m->id);
+    imp_buf_str(b, ",\"model\":");
+    imp_json_cstr(b, m->id);
+    imp_buf_fmt(b, ",\"%s\":\"%s\",\"size\":%llu,\"digest\":\"\",", running ? "expires_at" : "modified_at",
+                when, (unsigned long long)(running ? mem.total : m->file_bytes));
+    if (running) {
+        bool own = strncmp(m->device, "cpu", 3) != 0 && strncmp(m->device, "ref", 3) != 0;
+        imp_buf_fmt(b, "\"size_vram\":%llu,\"context_length\":%u,",
+                    own ? (unsigned long long)mem.total : 0ull, m->n_ctx);
+    }
+    imp_buf_str(b, "\"details\":");
+    write_details(b, m);
+    imp_buf_str(b, "}");
+}
+
+void imp_api_tags(imp_api *a, bool running, const imp_api_sink *s)
 {
     imp_model **list;
     size_t n = imp_api_list(a, &list);
@@ -121,10 +149,52 @@ void imp_api_tags(imp_api *a, const imp_api_sink *s)
     imp_buf_str(&b, "{\"models\":[");
     for (size_t i = 0; i < n; i++) {
         if (i) imp_buf_str(&b, ",");
-        write_tag(&b, imp_model_get_info(list[i]));
+        write_tag(&b, list[i], running);
     }
     imp_buf_str(&b, "]}");
     b.failed |= list == NULL;
     imp_api_list_free(list, n);
+    imp_api_answer(s, 200, &b);
+}
+
+static void write_show(imp_buf *b, const imp_model_info *m)
+{
+    char when[32];
+    write_time(when, m->created);
+    imp_buf_fmt(b, "{\"modified_at\":\"%s\",\"details\":", when);
+    write_details(b, m);
+    imp_buf_str(b, ",\"model_info\":{\"general.architecture\":");
+    imp_json_cstr(b, m->arch);
+    imp_buf_fmt(b, ",\"general.parameter_count\":%llu", (unsigned long long)m->n_param);
+    const struct {
+        const char *key;
+        uint32_t value;
+    } number[] = {{"context_length", m->n_ctx_train},
+                  {"embedding_length", m->n_embd},
+                  {"block_count", m->n_layer},
+                  {"attention.head_count", m->n_head},
+                  {"attention.head_count_kv", m->n_kv_head},
+                  {"vocab_size", m->n_vocab}};
+    for (size_t i = 0; i < IMP_COUNT(number); i++)
+        imp_buf_fmt(b, ",\"%s.%s\":%u", m->arch, number[i].key, number[i].value);
+    imp_buf_fmt(b, "},\"capabilities\":[%s%s%s]}", m->can_generate ? "\"completion\"" : "",
+                m->can_generate && m->can_embed ? "," : "", m->can_embed ? "\"embedding\"" : "");
+}
+
+void imp_api_show(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
+{
+    imp_api_params p;
+    imp_error err = {0};
+    imp_model *m = NULL;
+    if (imp_api_parse(EP_SHOW, rq->body, rq->n_body, &p, &err) == IMP_OK)
+        m = imp_api_model_named(a, p.model, IMP_OLLAMA, &err);
+    imp_api_params_deinit(&p);
+    if (m == NULL) {
+        imp_api_fail(s, IMP_OLLAMA, &err);
+        return;
+    }
+    imp_buf b = {0};
+    write_show(&b, imp_model_get_info(m));
+    imp_model_release(m);
     imp_api_answer(s, 200, &b);
 }

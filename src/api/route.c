@@ -17,6 +17,8 @@ typedef enum route_kind {
     R_METRICS,
     R_VERSION,
     R_TAGS,
+    R_PS,
+    R_SHOW,
     R_HARDWARE,
     R_PLAN,
     R_RECEIPT,
@@ -46,6 +48,8 @@ static const route g_route[] = {
     {"/metrics", R_METRICS, 0},
     {"/api/version", R_VERSION, 0},
     {"/api/tags", R_TAGS, 0},
+    {"/api/ps", R_PS, 0},
+    {"/api/show", R_SHOW, EP_SHOW},
     {"/api/hardware", R_HARDWARE, 0},
     {"/api/plan", R_PLAN, EP_PLAN},
     {"/api/receipts/", R_RECEIPT, 0}, /* and the id that a receipt names */
@@ -153,7 +157,9 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_READY: ready(a, s); break;
     case R_METRICS: imp_api_metrics(a, s); break;
     case R_VERSION: text_answer(s, "{\"version\":\"" IMPETUS_VERSION "\"}"); break;
-    case R_TAGS: imp_api_tags(a, s); break;
+    case R_TAGS: imp_api_tags(a, false, s); break;
+    case R_PS: imp_api_tags(a, true, s); break;
+    case R_SHOW: imp_api_show(a, rq, s); break;
     case R_HARDWARE: hardware(a, s); break;
     case R_PLAN: imp_api_plan(a, rq, s); break;
     case R_RECEIPT: imp_api_receipt(a, rq->path + strlen(r->path), s); break;

@@ -67,6 +67,10 @@ static const struct {
     {"GET", "/v1/models/none", NULL, 404},
     {"GET", "/api/version", NULL, 200},
     {"GET", "/api/tags", NULL, 200},
+    {"GET", "/api/ps", NULL, 200},
+    {"POST", "/api/show", "{\"model\":\"fake:latest\"}", 200},
+    {"POST", "/api/show", "{\"name\":\"none\"}", 404},
+    {"POST", "/api/show", "{}", 400},
     {"GET", "/api/hardware", NULL, 200},
     {"GET", "/api/receipts/last", NULL, 200},
     {"GET", "/api/receipts/17", NULL, 200},
@@ -230,7 +234,7 @@ static void methods(void **state)
     (void)state;
     for (size_t i = 0; i < N_ENDPOINT; i++) {
         static const char *const may_refuse[] = {"/v1/models/none", "/api/receipts/", "/api/explain/",
-                                                 "/api/plan", COMP};
+                                                 "/api/plan",       "/api/show",      COMP};
         bool known = g_endpoint[i].status == 200;
         for (size_t k = 0; k < IMP_COUNT(may_refuse); k++)
             known = known || strncmp(g_endpoint[i].path, may_refuse[k], strlen(may_refuse[k])) == 0;
