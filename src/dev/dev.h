@@ -21,7 +21,7 @@ typedef struct imp_limits {
     uint32_t max_ctx;    /* tokens a sequence may reach (encoders: longest input) */
     uint32_t n_kv_block; /* 0 for graphs without a cache */
     imp_dtype kv_dtype;  /* f32, f16, q8_0, or q4_0: rotated 4-bit keys with q8_0 values (kern/kv.h) */
-    bool keep;           /* every value of a step stays readable behind it (ops.value); takes far more scratch */
+    bool keep; /* every value of a step stays readable behind it (ops.value); takes far more scratch */
 } imp_limits;
 
 typedef struct imp_batch_seq {

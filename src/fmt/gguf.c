@@ -50,7 +50,7 @@ struct imp_gguf {
     kv *kv;        /* [n_kv], owned */
     entry *tensor; /* [n_tensor], owned */
     uint64_t n_kv, n_tensor;
-    uint64_t kv_end; /* position behind the last key-value */
+    uint64_t kv_end;              /* position behind the last key-value */
     imp_map *kv_map, *tensor_map; /* keys point into the file */
 };
 

@@ -568,7 +568,8 @@ imp_status imp_cuda_lower(cuda_exec *x, imp_error *err)
     lower l = {.x = x, .g = x->graph, .err = err, .status = IMP_OK};
     IMP_TRY(imp_dev_check_limits(x->graph, &x->lim, err));
     if (imp_graph_n_kv_layer(x->graph) > 0 && x->lim.kv_dtype != IMP_F16 && x->lim.kv_dtype != IMP_F32)
-        return imp_fail(err, IMP_UNSUPPORTED, "the GPU keeps its KV cache in f16 or f32; set the type to f16");
+        return imp_fail(err, IMP_UNSUPPORTED,
+                        "the GPU keeps its KV cache in f16 or f32; set the type to f16");
     x->half = x->lim.kv_dtype != IMP_F32;
     prepare(&l);
     if (l.status == IMP_OK) size_kv(&l);

@@ -207,12 +207,12 @@ int toupper(int);
     double name(double, double);                                                                             \
     float name##f(float, float);
 MATH1(sqrt)
-MATH1(exp) MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(sin) MATH1(cos)
-    MATH1(tan) MATH1(tanh) MATH1(sinh) MATH1(cosh) MATH1(atan) MATH1(acos) MATH1(asin) MATH1(erf) MATH1(erfc)
-        MATH1(fabs) MATH1(floor) MATH1(ceil) MATH1(round) MATH1(rint) MATH1(nearbyint) MATH1(trunc)
-            MATH1(cbrt) MATH1(tgamma) MATH1(lgamma) MATH2(pow) MATH2(fmod) MATH2(fmax) MATH2(fmin)
-                MATH2(atan2) MATH2(hypot) MATH2(copysign) MATH2(nextafter)
-                    MATH2(fdim) double ldexp(double, int);
+MATH1(exp)
+MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(sin) MATH1(cos) MATH1(tan)
+    MATH1(tanh) MATH1(sinh) MATH1(cosh) MATH1(atan) MATH1(acos) MATH1(asin) MATH1(erf) MATH1(erfc) MATH1(fabs)
+        MATH1(floor) MATH1(ceil) MATH1(round) MATH1(rint) MATH1(nearbyint) MATH1(trunc) MATH1(cbrt)
+            MATH1(tgamma) MATH1(lgamma) MATH2(pow) MATH2(fmod) MATH2(fmax) MATH2(fmin) MATH2(atan2)
+                MATH2(hypot) MATH2(copysign) MATH2(nextafter) MATH2(fdim) double ldexp(double, int);
 float ldexpf(float, int);
 double scalbn(double, int);
 float scalbnf(float, int);
