@@ -206,6 +206,7 @@ int toupper(int);
 #define MATH2(name)                                                                                          \
     double name(double, double);                                                                             \
     float name##f(float, float);
+/* clang-format off */
 MATH1(sqrt)
 MATH1(exp)
 MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(sin) MATH1(cos) MATH1(tan)
@@ -213,6 +214,7 @@ MATH1(exp2) MATH1(expm1) MATH1(log) MATH1(log2) MATH1(log10) MATH1(log1p) MATH1(
         MATH1(floor) MATH1(ceil) MATH1(round) MATH1(rint) MATH1(nearbyint) MATH1(trunc) MATH1(cbrt)
             MATH1(tgamma) MATH1(lgamma) MATH2(pow) MATH2(fmod) MATH2(fmax) MATH2(fmin) MATH2(atan2)
                 MATH2(hypot) MATH2(copysign) MATH2(nextafter) MATH2(fdim) double ldexp(double, int);
+/* clang-format on */
 float ldexpf(float, int);
 double scalbn(double, int);
 float scalbnf(float, int);
