@@ -36,8 +36,9 @@ static void gpu_close(const float *a, const float *b, uint64_t n, double bound, 
 #define expect_close gpu_close
 #define SUITE_LINEAR_BOUND(type, m, mm, x, w, k, bias)                                                       \
     (linear_bound(mm, x, w, k, bias) * 0 + gpu_linear_bound(type, m, x, w, k, bias))
-#define SUITE_ATTN_F16 1.5e-3
-#define main           suite_main
+#define SUITE_ATTN_F16     1.5e-3
+#define SUITE_KV_QUANTISED false /* refused: test_quantised_cache */
+#define main               suite_main
 int suite_main(void);
 #include "suite.c"
 #undef main
@@ -189,6 +190,25 @@ static void test_out_of_memory(void **state)
     assert_true(cpu->ops->mem_free(cpu) > 0);
 }
 
+/* The types of cache that this device has no kernels for are refused by name, not computed in another one. */
+static void test_quantised_cache(void **state)
+{
+    (void)state;
+    static const imp_dtype types[] = {IMP_Q8_0, IMP_Q4_0};
+    for (size_t i = 0; i < IMP_COUNT(types); i++) {
+        rig *r = rig_new(1);
+        imp_graph *g = tiny_model(r, (tiny){0}, false);
+        imp_limits lim = small_limits();
+        lim.kv_dtype = types[i];
+        imp_exec *x;
+        imp_error err = {0};
+        assert_int_equal(cpu->ops->compile(cpu, g, &lim, &x, &err), IMP_UNSUPPORTED);
+        assert_non_null(strstr(err.text, "f16"));
+        imp_graph_free(g);
+        rig_free(r);
+    }
+}
+
 int main(int argc, char **argv) /* argument: which of the tests at the end */
 {
     imp_device *d;
@@ -201,7 +221,7 @@ int main(int argc, char **argv) /* argument: which of the tests at the end */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear_rows),   cmocka_unit_test(test_linear_large),
         cmocka_unit_test(test_decode),        cmocka_unit_test(test_far),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_quantised_cache),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     int failed = suite_main();
