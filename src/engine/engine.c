@@ -108,7 +108,8 @@ static bool wait_for_work(imp_unit *u)
         imp_mutex_lock(e->lock);
     }
     u->asleep = true;
-    while (!has_work(u)) imp_cond_wait(u->work, e->lock);
+    /* A cache on its way here that was given up (its request ended) wakes nobody: look now and then, too. */
+    while (!has_work(u)) (void)imp_cond_wait_ms(u->work, e->lock, 100);
     u->asleep = false;
     bool quit = e->quit;
     imp_mutex_unlock(e->lock);
