@@ -97,6 +97,18 @@ static bool has_work(const imp_unit *u)
     return busy;
 }
 
+/* A cache is on its way to one of the unit's models. */
+static bool expects(const imp_unit *u)
+{
+    const imp_engine *e = u->engine;
+    bool any = false;
+    for (size_t i = 0; i < e->n_model && !any; i++) {
+        imp_sched *s = e->model[i]->inst[u->index].sched;
+        any = s != NULL && imp_sched_expects(s);
+    }
+    return any;
+}
+
 /* Wait for something to do. false: the engine ends. */
 static bool wait_for_work(imp_unit *u)
 {
@@ -108,8 +120,13 @@ static bool wait_for_work(imp_unit *u)
         imp_mutex_lock(e->lock);
     }
     u->asleep = true;
-    /* A cache on its way here that was given up (its request ended) wakes nobody: look now and then, too. */
-    while (!has_work(u)) (void)imp_cond_wait_ms(u->work, e->lock, 100);
+    while (!has_work(u)) {
+        if (expects(
+                u)) /* a cache on its way here that is given up wakes nobody: its request may end anywhere */
+            (void)imp_cond_wait_ms(u->work, e->lock, 100);
+        else
+            imp_cond_wait(u->work, e->lock);
+    }
     u->asleep = false;
     bool quit = e->quit;
     imp_mutex_unlock(e->lock);

@@ -373,6 +373,14 @@ bool imp_sched_has_work(imp_sched *s)
     return work;
 }
 
+bool imp_sched_expects(imp_sched *s)
+{
+    imp_mutex_lock(s->lock);
+    bool any = s->landing != NULL;
+    imp_mutex_unlock(s->lock);
+    return any;
+}
+
 /* Take in what was submitted, end what was cancelled. */
 static void take_in(imp_sched *s)
 {

@@ -97,6 +97,7 @@ typedef struct imp_sched_load {
 } imp_sched_load;
 void imp_sched_get_load(imp_sched *s, imp_sched_load *out);
 bool imp_sched_has_work(imp_sched *s);
+bool imp_sched_expects(imp_sched *s); /* a cache is on its way here from another scheduler */
 /* At most one generating and one embedding step; calls back. false: there was nothing to do. */
 bool imp_sched_step(imp_sched *s);
 /* Its two halves. *decode_s: what the step took if sequences generated in it, else 0. */
