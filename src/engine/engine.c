@@ -121,8 +121,8 @@ static bool wait_for_work(imp_unit *u)
     }
     u->asleep = true;
     while (!has_work(u)) {
-        if (expects(
-                u)) /* a cache on its way here that is given up wakes nobody: its request may end anywhere */
+        /* A cache on its way here that is given up wakes nobody: its request may end anywhere. */
+        if (expects(u))
             (void)imp_cond_wait_ms(u->work, e->lock, 100);
         else
             imp_cond_wait(u->work, e->lock);
