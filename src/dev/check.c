@@ -122,6 +122,8 @@ static imp_status check_rows(const imp_graph *g, const imp_limits *lim, const im
 {
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
         const imp_node *n = imp_graph_node(g, v);
+        if (n->op == IMP_OP_INPUT && b->input == NULL)
+            return imp_fail(err, IMP_INVALID, "the batch brings no rows for the graph's input");
         if (n->op == IMP_OP_EMBED) IMP_TRY(check_embed(g, n, b, err));
         if (n->op == IMP_OP_GATHER) IMP_TRY(check_out_rows(lim, b, err));
     }

@@ -1,15 +1,80 @@
-/* dev/dev.c - open a device by the name of its kind. */
+/* dev/dev.c - open a device by its name: a kind and a number, or several of them that share a model by layers.
+ *
+ * Layout:  "cuda1" is the second GPU, "cpu" the same as "cpu0"; "cuda0+cpu0" fills the first and gives the rest to the
+ *          second, "cuda0:20+cpu0" gives the first 20 layers to the one. */
 #include "dev/dev.h"
 #include "dev/coreml/coreml.h"
 #include "dev/cuda/open.h"
+#include "dev/split/split.h"
 
-imp_status imp_dev_open(const char *kind, uint32_t n_thread, imp_device **out, imp_error *err)
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MAX_NAME = 48 };
+
+static imp_status open_one(const char *name, uint32_t n_thread, imp_device **out, imp_error *err)
+{
+    char kind[MAX_NAME];
+    size_t n = strcspn(name, "0123456789");
+    char *end;
+    unsigned long number = strtoul(name + n, &end, 10);
+    bool known = n < sizeof kind && *end == '\0' && strlen(name + n) <= 3;
+    (void)snprintf(kind, sizeof kind, "%.*s", (int)IMP_MIN(n, sizeof kind - 1), name);
+    if (known && strcmp(kind, "cuda") == 0) return imp_dev_cuda_open((uint32_t)number, out, err);
+    if (known && number == 0) {
+        if (strcmp(kind, "cpu") == 0) return imp_dev_cpu_open(n_thread, out, err);
+        if (strcmp(kind, "ref") == 0) return imp_dev_ref_open(out, err);
+        if (strcmp(kind, "coreml") == 0) return imp_dev_coreml_open(out, err);
+    }
+    return imp_fail(err, IMP_NOT_FOUND, "there is no device \"%.60s\"; the kinds are: cpu, ref, cuda, coreml",
+                    name);
+}
+
+/* "cuda0:20": the device, and how many layers it takes (0: as many as fit). */
+static imp_status open_part(const char *text, size_t n, uint32_t n_thread, imp_split_part *p, imp_error *err)
+{
+    char name[MAX_NAME];
+    const char *colon = memchr(text, ':', n);
+    *p = (imp_split_part){.owned = true};
+    if (colon != NULL) {
+        char *end;
+        unsigned long layers = strtoul(colon + 1, &end, 10);
+        if (end != text + n || layers == 0 || layers > 10000)
+            return imp_fail(err, IMP_INVALID, "\"%.*s\": behind the colon stands a number of layers", (int)n,
+                            text);
+        p->n_layer = (uint32_t)layers;
+        n = (size_t)(colon - text);
+    }
+    if (n >= sizeof name) return imp_fail(err, IMP_INVALID, "\"%.60s\" names no device", text);
+    memcpy(name, text, n);
+    name[n] = '\0';
+    return open_one(name, n_thread, &p->device, err);
+}
+
+static imp_status open_split(const char *spec, uint32_t n_thread, imp_device **out, imp_error *err)
+{
+    imp_split_part part[IMP_SPLIT_PARTS];
+    uint32_t n_part = 0;
+    imp_status s = IMP_OK;
+    for (bool more = true; more && s == IMP_OK;) {
+        size_t n = strcspn(spec, "+");
+        if (n_part == IMP_SPLIT_PARTS) {
+            s = imp_fail(err, IMP_INVALID, "a model is split over at most %d devices", IMP_SPLIT_PARTS);
+            break;
+        }
+        s = open_part(spec, n, n_thread, &part[n_part], err);
+        n_part += s == IMP_OK;
+        more = spec[n] == '+';
+        spec += n + more;
+    }
+    if (s == IMP_OK) return imp_dev_split_open(part, n_part, out, err);
+    for (uint32_t i = 0; i < n_part; i++) part[i].device->ops->close(part[i].device);
+    return s;
+}
+
+imp_status imp_dev_open(const char *name, uint32_t n_thread, imp_device **out, imp_error *err)
 {
     *out = NULL;
-    if (strcmp(kind, "cpu") == 0) return imp_dev_cpu_open(n_thread, out, err);
-    if (strcmp(kind, "ref") == 0) return imp_dev_ref_open(out, err);
-    if (strcmp(kind, "cuda") == 0) return imp_dev_cuda_open(out, err);
-    if (strcmp(kind, "coreml") == 0) return imp_dev_coreml_open(out, err);
-    return imp_fail(err, IMP_NOT_FOUND, "there is no device kind \"%s\"; there are: cpu, ref, cuda, coreml",
-                    kind);
+    return strchr(name, '+') != NULL ? open_split(name, n_thread, out, err)
+                                     : open_one(name, n_thread, out, err);
 }

@@ -38,6 +38,7 @@ typedef struct imp_batch {
     const int32_t *type;      /* [n_tok] token types, NULL: all 0 */
     const imp_batch_seq *seq; /* [n_seq], covering all tokens in order */
     const uint32_t *out_row;  /* [n_out] rows that GATHER picks; unused when the graph pools */
+    const float *input;       /* [n_tok][width] rows of a graph with an INPUT */
 } imp_batch;
 
 typedef struct imp_dev_memory {
@@ -109,7 +110,7 @@ uint64_t imp_dev_kv_block_bytes(const imp_graph *g, imp_dtype kv_dtype);
 /* n_thread 0: one a physical core. */
 IMP_MUST_USE imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err);
 IMP_MUST_USE imp_status imp_dev_ref_open(imp_device **out, imp_error *err);
-/* By kind name. NOT_FOUND lists the kinds there are. */
-IMP_MUST_USE imp_status imp_dev_open(const char *kind, uint32_t n_thread, imp_device **out, imp_error *err);
+/* "cpu", "cuda1", or several with one model between them: "cuda0+cpu0" (see dev.c). NOT_FOUND lists the kinds there are. */
+IMP_MUST_USE imp_status imp_dev_open(const char *name, uint32_t n_thread, imp_device **out, imp_error *err);
 
 #endif

@@ -117,11 +117,7 @@ static imp_status open_named(imp_engine *e, const char *name, imp_error *err)
     imp_device *d;
     if (strcmp(name, "auto") == 0) return open_auto(e, err);
     if (strncmp(name, "sim:", 4) == 0) return open_sim(e, name + 4, err);
-    char kind[32];
-    size_t n = strlen(name); /* "cpu0" names the first unit of its kind */
-    if (n > 1 && n < sizeof kind && name[n - 1] == '0') n--;
-    (void)snprintf(kind, sizeof kind, "%.*s", (int)IMP_MIN(n, sizeof kind - 1), name);
-    IMP_TRY(imp_dev_open(kind, e->config.n_thread, &d, err));
+    IMP_TRY(imp_dev_open(name, e->config.n_thread, &d, err));
     return add_unit(e, d, NULL, err);
 }
 

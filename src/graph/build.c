@@ -12,8 +12,7 @@
 
 /* ---- appending ------------------------------------------------------------------------------- */
 
-/* A new node with op, inputs, rows and width; NULL (and a noted error) when out of memory. */
-static imp_node *append(imp_graph *g, imp_op op, const char *name)
+imp_node *imp_graph_append(imp_graph *g, imp_op op, const char *name)
 {
     if (g->n == g->cap) {
         uint32_t cap = g->cap == 0 ? 64 : g->cap * 2;
@@ -36,7 +35,7 @@ nomem:
 static imp_node *append_op(imp_graph *g, imp_op op, uint32_t n_in, const imp_val *in, imp_rows rows,
                            uint64_t width)
 {
-    imp_node *n = append(g, op, g->scope);
+    imp_node *n = imp_graph_append(g, op, g->scope);
     if (n == NULL) return NULL;
     n->n_in = n_in;
     for (uint32_t i = 0; i < n_in; i++) n->in[i] = in[i];
@@ -174,7 +173,7 @@ imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t, 
         return 0;
     }
     memcpy(part, t, n_part * sizeof *part);
-    imp_node *n = append(g, IMP_OP_WEIGHT, copy);
+    imp_node *n = imp_graph_append(g, IMP_OP_WEIGHT, copy);
     if (n == NULL) return 0;
     n->rows = IMP_ROWS_NONE;
     n->width = t->dim[t->n_dim - 1];
@@ -199,6 +198,15 @@ imp_status imp_graph_rebind(imp_graph *g, imp_val v, const imp_tensor *t, imp_er
     }
     memcpy(part, t, n->u.weight.n_part * sizeof *t);
     return IMP_OK;
+}
+
+imp_val imp_g_input(imp_graph *g, uint64_t width)
+{
+    if (g->err.status != IMP_OK) return 0;
+    if (width == 0) return bad(g, IMP_OP_INPUT, "rows without columns");
+    for (uint32_t i = 0; i < g->n; i++)
+        if (g->node[i]->op == IMP_OP_INPUT) return bad(g, IMP_OP_INPUT, "the batch brings rows for one only");
+    return append_op(g, IMP_OP_INPUT, 0, NULL, IMP_ROWS_TOK, width) != NULL ? g->n : 0;
 }
 
 imp_val imp_g_embed(imp_graph *g, imp_val w, imp_embed_by by, int32_t offset)

@@ -18,6 +18,7 @@ typedef enum imp_rows { IMP_ROWS_TOK, IMP_ROWS_OUT, IMP_ROWS_SEQ, IMP_ROWS_NONE 
 /* X(NAME, inputs at least, inputs at most) */
 #define IMP_OP_LIST(X)                                                                                       \
     X(WEIGHT, 0, 0)     /* leaf: parts[n_part], each [n][k] or [k] */                                        \
+    X(INPUT, 0, 0)      /* leaf: the rows that the batch brings -> [tok][width] */                           \
     X(EMBED, 1, 1)      /* w[n_row][k]: row by token, position or type -> [tok][k] */                        \
     X(LINEAR, 2, 3)     /* x[r][k], w[n][k], bias[n]? -> [r][n] */                                           \
     X(RMS_NORM, 1, 2)   /* x, w[group]?: per group of columns x/sqrt(mean(x^2)+eps) * (w + w_offset) */      \
@@ -133,6 +134,7 @@ imp_val imp_g_weight_parts(imp_graph *g, const char *name, const imp_tensor *t,
  * a model in other types. data may be NULL when the graph is only priced. No executable of g may be alive, unless it was
  * compiled from these very tensors. INVALID: another shape, or rows that are no whole blocks. */
 IMP_MUST_USE imp_status imp_graph_rebind(imp_graph *g, imp_val v, const imp_tensor *t, imp_error *err);
+imp_val imp_g_input(imp_graph *g, uint64_t width); /* at most one */
 imp_val imp_g_embed(imp_graph *g, imp_val w, imp_embed_by by, int32_t offset);
 imp_val imp_g_linear(imp_graph *g, imp_val x, imp_val w, imp_val bias /* or 0 */);
 imp_val imp_g_rms_norm(imp_graph *g, imp_val x, imp_val w /* or 0 */, float eps,
@@ -165,6 +167,15 @@ const imp_node *imp_graph_node(const imp_graph *g, imp_val v); /* v in 1..n */
 imp_val imp_graph_output(const imp_graph *g);
 uint32_t imp_graph_n_kv_layer(const imp_graph *g);
 const imp_node *imp_graph_kv_layer(const imp_graph *g, uint32_t i); /* its ATTN node */
+/* ---- in pieces, for devices that share a model by layers (cut.c) ---- */
+/* The value that alone is still read behind the first n_layer of the KV layers (weights apart), so that the graph can be cut
+ * there; 0: there is none. */
+imp_val imp_graph_cut(const imp_graph *g, uint32_t n_layer);
+/* The nodes behind value `from` (0: from the start) up to value `to` (0: to the end) as a graph of its own, whose KV layers
+ * count from 0. Both are such values: `from` becomes an INPUT, and all rows of `to` the output (GATHER; the batch's out_row
+ * names them). It borrows names, weights and tables from g, which must outlive it. */
+IMP_MUST_USE imp_status imp_graph_piece(const imp_graph *g, imp_val from, imp_val to, imp_graph **out,
+                                        imp_error *err);
 const char *imp_op_name(imp_op op);
 /* A text listing, one node a line: "%12 = linear %11 blk.0.attn_q.weight:q4_k[2048x2048] -> [tok x 2048]". */
 void imp_graph_print(const imp_graph *g, imp_buf *out);

@@ -17,6 +17,8 @@ struct imp_graph {
 
 /* "[tok x 64]" into buf (at least 48 bytes); returns buf. A weight prints its own dimensions. */
 const char *imp_graph_shape(const imp_node *n, char *buf, size_t cap);
+/* A new node, all else zero; NULL, and the error noted, when out of memory. */
+imp_node *imp_graph_append(imp_graph *g, imp_op op, const char *name);
 /* Remember the first error. */
 void imp_graph_fail(imp_graph *g, imp_status status, const char *fmt, ...) IMP_PRINTF(3, 4);
 

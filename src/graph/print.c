@@ -5,23 +5,12 @@
 #include <stdio.h>
 
 static const char *const OP_NAME[IMP_N_OP] = {
-    [IMP_OP_WEIGHT] = "weight",
-    [IMP_OP_EMBED] = "embed",
-    [IMP_OP_LINEAR] = "linear",
-    [IMP_OP_RMS_NORM] = "rms_norm",
-    [IMP_OP_LAYER_NORM] = "layer_norm",
-    [IMP_OP_ADD] = "add",
-    [IMP_OP_MUL] = "mul",
-    [IMP_OP_SCALE] = "scale",
-    [IMP_OP_SOFTCAP] = "softcap",
-    [IMP_OP_ACT] = "act",
-    [IMP_OP_GLU] = "glu",
-    [IMP_OP_SLICE] = "slice",
-    [IMP_OP_ROPE] = "rope",
-    [IMP_OP_ATTN] = "attn",
-    [IMP_OP_MOE] = "moe",
-    [IMP_OP_GATHER] = "gather",
-    [IMP_OP_POOL] = "pool",
+    [IMP_OP_WEIGHT] = "weight",   [IMP_OP_INPUT] = "input",       [IMP_OP_EMBED] = "embed",
+    [IMP_OP_LINEAR] = "linear",   [IMP_OP_RMS_NORM] = "rms_norm", [IMP_OP_LAYER_NORM] = "layer_norm",
+    [IMP_OP_ADD] = "add",         [IMP_OP_MUL] = "mul",           [IMP_OP_SCALE] = "scale",
+    [IMP_OP_SOFTCAP] = "softcap", [IMP_OP_ACT] = "act",           [IMP_OP_GLU] = "glu",
+    [IMP_OP_SLICE] = "slice",     [IMP_OP_ROPE] = "rope",         [IMP_OP_ATTN] = "attn",
+    [IMP_OP_MOE] = "moe",         [IMP_OP_GATHER] = "gather",     [IMP_OP_POOL] = "pool",
     [IMP_OP_L2_NORM] = "l2_norm",
 };
 static const char *const ACT_NAME[] = {"silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid"};

@@ -179,6 +179,7 @@ typedef struct cpu_route {
 /* Ops; in and out are named where lower.c emits them. ith: the thread at work, whose scratch it is. */
 #define IMP_CPU_RUN(name)                                                                                    \
     void imp_cpu_run_##name(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith)
+IMP_CPU_RUN(input);
 IMP_CPU_RUN(embed);
 IMP_CPU_RUN(linear);
 IMP_CPU_RUN(quant);

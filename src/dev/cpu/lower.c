@@ -223,16 +223,17 @@ static void emit_norm(lower *l, imp_val v)
     l->view[v] = op->out;
 }
 
-/* EMBED, GATHER, POOL: rows of another kind than the input's. */
+/* INPUT, EMBED, GATHER, POOL: rows of another kind than the input's. */
 static void emit_rows(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
     cpu_op *op = new_op(l, n, n->op == IMP_OP_POOL ? CPU_AUTO : CPU_ROWS);
-    op->run = n->op == IMP_OP_EMBED    ? imp_cpu_run_embed
+    op->run = n->op == IMP_OP_INPUT    ? imp_cpu_run_input
+              : n->op == IMP_OP_EMBED  ? imp_cpu_run_embed
               : n->op == IMP_OP_GATHER ? imp_cpu_run_gather
                                        : imp_cpu_run_pool;
     op->reads_all = true;
-    if (n->op != IMP_OP_EMBED) add_in(op, l->view[n->in[0]]);
+    if (n->op == IMP_OP_GATHER || n->op == IMP_OP_POOL) add_in(op, l->view[n->in[0]]);
     schedule(l, op);
     set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
     l->view[v] = op->out;
@@ -593,6 +594,7 @@ static void emit_node(lower *l, imp_val v)
     const imp_node *n = node(l, v);
     switch (n->op) {
     case IMP_OP_WEIGHT: return;
+    case IMP_OP_INPUT:
     case IMP_OP_EMBED:
     case IMP_OP_GATHER:
     case IMP_OP_POOL: emit_rows(l, v); break;

@@ -11,6 +11,13 @@
 /* Row r of a view from the part's first column on. */
 #define AT(view, r) (imp_cpu_row(view, r) + part.c0)
 
+IMP_CPU_RUN(input)
+{
+    (void)ith;
+    EACH_ROW(r)
+    memcpy(imp_cpu_row(op->out, r), s->b->input + r * (uint64_t)op->n, op->n * sizeof(float));
+}
+
 IMP_CPU_RUN(embed)
 {
     (void)ith;

@@ -86,6 +86,7 @@ static void free_exec(cuda_device *d, cuda_exec *x)
     if (x->scratch != 0) (void)cu->release(x->scratch);
     if (x->meta != NULL) (void)cu->host_free(x->meta);
     if (x->result != NULL) (void)cu->host_free(x->result);
+    if (x->input != NULL) (void)cu->host_free(x->input);
     imp_arena_free(x->arena);
     imp_sys_free(x);
 }
@@ -124,7 +125,8 @@ static imp_status cuda_plan(imp_device *base, const imp_graph *g, const imp_limi
     *out = (imp_dev_memory){.weights = x->weights_bytes,
                             .kv = x->kv_bytes,
                             .scratch = x->scratch_bytes,
-                            .other = sizeof *x + imp_arena_bytes(x->arena) + x->meta_bytes + x->out_bytes};
+                            .other = sizeof *x + imp_arena_bytes(x->arena) + x->meta_bytes + x->out_bytes +
+                                     x->input_bytes};
     imp_arena_free(x->arena);
     imp_sys_free(x);
     return IMP_OK;
@@ -138,6 +140,7 @@ static cu_result allocate(cuda_device *d, cuda_exec *x)
     if (r == CU_OK && x->kv_bytes > 0) r = cu->alloc(&x->kv, x->kv_bytes);
     if (r == CU_OK) r = cu->host_alloc((void **)&x->meta, x->meta_bytes, 0);
     if (r == CU_OK) r = cu->host_alloc((void **)&x->result, IMP_MAX(x->out_bytes, 16), 0);
+    if (r == CU_OK && x->input_bytes > 0) r = cu->host_alloc((void **)&x->input, x->input_bytes, 0);
     if (r == CU_OK) r = cu->event_new(&x->begin, 0);
     if (r == CU_OK) r = cu->event_new(&x->end, 0);
     /* Blocks that are not full are read as whole tiles: what was never written must be a number. */
@@ -350,14 +353,16 @@ static cu_result load_kernels(cuda_device *d)
     return r;
 }
 
-static imp_status start(cuda_device *d, imp_error *err)
+static imp_status start(cuda_device *d, uint32_t number, imp_error *err)
 {
     const cu_driver *cu = d->cu;
     int n = 0, major = 0, n_sm = 0, smem = 0;
     char name[64] = "GPU";
     if (cu->device_count(&n) != CU_OK || n == 0)
         return imp_fail(err, IMP_NOT_FOUND, "this machine has an NVIDIA driver but no GPU that it can use");
-    cu_result r = cu->device_get(&d->id, 0);
+    if (number >= (uint32_t)n)
+        return imp_fail(err, IMP_NOT_FOUND, "there is no GPU %u here; they go from 0 to %d", number, n - 1);
+    cu_result r = cu->device_get(&d->id, (int)number);
     if (r == CU_OK) r = cu->device_attr(&major, CU_ATTR_MAJOR, d->id);
     if (r == CU_OK) r = cu->device_attr(&n_sm, CU_ATTR_SMS, d->id);
     if (r == CU_OK) r = cu->device_attr(&smem, CU_ATTR_SMEM, d->id);
@@ -374,11 +379,12 @@ static imp_status start(cuda_device *d, imp_error *err)
     if (r != CU_OK) return imp_cuda_fail(d, r, "starting", err);
     d->pdl = major >= 9;
     d->lt = imp_cuda_lt_open();
-    imp_log(IMP_LOG_INFO, "cuda0: %s, products by %s", name, d->lt != NULL ? "cuBLASLt" : "own kernels");
+    imp_log(IMP_LOG_INFO, "%s: %s, products by %s", d->base.name, name,
+            d->lt != NULL ? "cuBLASLt" : "own kernels");
     return IMP_OK;
 }
 
-imp_status imp_dev_cuda_open(imp_device **out, imp_error *err)
+imp_status imp_dev_cuda_open(uint32_t n, imp_device **out, imp_error *err)
 {
     *out = NULL;
     const char *why = NULL;
@@ -391,9 +397,9 @@ imp_status imp_dev_cuda_open(imp_device **out, imp_error *err)
     if (d == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while opening the GPU");
     d->base.ops = &CUDA_OPS;
     d->cu = cu;
-    memcpy(d->base.name, "cuda0", 6);
+    (void)snprintf(d->base.name, sizeof d->base.name, "cuda%u", n);
     imp_status s = imp_mutex_new(&d->lock);
-    if (s == IMP_OK) s = start(d, err);
+    if (s == IMP_OK) s = start(d, n, err);
     if (s != IMP_OK) {
         cuda_close(&d->base);
         return s;

@@ -103,6 +103,7 @@ typedef struct cuda_loc {
 } cuda_loc;
 
 typedef enum cuda_kind {
+    CUDA_INPUT,
     CUDA_EMBED,
     CUDA_LINEAR,
     CUDA_RMS,
@@ -157,13 +158,14 @@ typedef struct cuda_exec {
     uint64_t *kv_at; /* [kv layer] */
     bool half, has_cached, has_uncached;
 
-    uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes;
+    uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes, input_bytes;
     uint64_t h_at[2], h_bytes, t16_at, t16_bytes, w16_at, w16_bytes, part_at, part_bytes, count_at,
         count_bytes, lt_at, meta_at, x32_at, x32_bytes;
     uint32_t attn_rows, max_split; /* rows an attention launch takes; splits of the longest sequence */
     cu_mem weights, kv, scratch;
     int32_t *meta; /* host, pinned */
     float *result; /* host, pinned */
+    float *input;  /* host, pinned: the batch's rows for INPUT; NULL: the graph has none */
     cu_event begin, end;
     uint64_t last_ns;
     cuda_captured captured[CUDA_N_GRAPH];

@@ -411,11 +411,20 @@ static void emit_simple(lower *l, imp_val v, cuda_kind kind)
     l->x->n_op++;
 }
 
+static void emit_input(lower *l, imp_val v)
+{
+    cuda_op *op = new_op(l, CUDA_INPUT, v);
+    l->x->input_bytes = (uint64_t)l->x->lim.max_tok * op->width * 4;
+    make(l, op, v);
+    l->x->n_op++;
+}
+
 static void emit(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
     if (l->done[v]) return;
     switch (n->op) {
+    case IMP_OP_INPUT: emit_input(l, v); break;
     case IMP_OP_EMBED: emit_simple(l, v, CUDA_EMBED); break;
     case IMP_OP_LINEAR: emit_linear(l, v); break;
     case IMP_OP_RMS_NORM: emit_norm(l, v, CUDA_RMS); break;

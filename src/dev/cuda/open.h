@@ -4,7 +4,8 @@
 
 #include "dev/dev.h"
 
-/* The first NVIDIA GPU. NOT_FOUND: no driver or no GPU; UNSUPPORTED: too old, or built without kernels; DEVICE. */
-IMP_MUST_USE imp_status imp_dev_cuda_open(imp_device **out, imp_error *err);
+/* NVIDIA GPU number n, from 0, as "cudaN". NOT_FOUND: no driver or no such GPU; UNSUPPORTED: too old, or built without kernels;
+ * DEVICE. */
+IMP_MUST_USE imp_status imp_dev_cuda_open(uint32_t n, imp_device **out, imp_error *err);
 
 #endif

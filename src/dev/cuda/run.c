@@ -54,6 +54,7 @@ static void fill_meta(step *s)
 {
     const imp_batch *b = s->b;
     uint32_t nt = b->n_tok, own = 0;
+    if (s->x->input != NULL) memcpy(s->x->input, b->input, nt * (s->x->input_bytes / s->x->lim.max_tok));
     memcpy(section(s, &s->token, nt), b->token, nt * sizeof(int32_t));
     memcpy(section(s, &s->pos, nt), b->pos, nt * sizeof(int32_t));
     int32_t *type = section(s, &s->type, nt);
@@ -543,6 +544,15 @@ static void row_op(step *s, const cuda_op *op)
     }
 }
 
+/* From where fill_meta put the batch's rows, so that a captured step finds the next ones there. */
+static void input(step *s, const cuda_op *op)
+{
+    if (s->r == CU_OK)
+        s->r = s->d->cu->to_device(at(s, op->out), s->x->input, (uint64_t)s->b->n_tok * op->width * 4,
+                                   s->d->stream);
+    s->d->after_copy = true;
+}
+
 static void embed(step *s, const cuda_op *op)
 {
     const cuda_mat *w = &s->x->mat[op->mat];
@@ -588,6 +598,7 @@ static void enqueue(step *s)
         const cuda_op *op = &x->op[i];
         if (s->n_row[op->rows] == 0) continue;
         switch (op->kind) {
+        case CUDA_INPUT: input(s, op); break;
         case CUDA_EMBED: embed(s, op); break;
         case CUDA_LINEAR: linear(s, op); break;
         case CUDA_ROPE_KV: rope_kv(s, op); break;

@@ -53,6 +53,11 @@ static double dot(const float *a, const float *b, uint64_t n)
     return sum;
 }
 
+static void input(const ref_step *s, imp_val v, const imp_node *n)
+{
+    memcpy(row_of(s, v, 0), s->b->input, s->b->n_tok * n->width * sizeof(float));
+}
+
 static void embed(const ref_step *s, imp_val v, const imp_node *n)
 {
     for (uint32_t t = 0; t < s->b->n_tok; t++) {
@@ -334,14 +339,23 @@ static void pool(const ref_step *s, imp_val v, const imp_node *n)
 void imp_ref_node(const ref_step *s, imp_val v)
 {
     static void (*const run[IMP_N_OP])(const ref_step *, imp_val, const imp_node *) = {
-        [IMP_OP_EMBED] = embed,       [IMP_OP_LINEAR] = linear,
-        [IMP_OP_RMS_NORM] = rms_norm, [IMP_OP_LAYER_NORM] = layer_norm,
-        [IMP_OP_ADD] = elementwise,   [IMP_OP_MUL] = elementwise,
-        [IMP_OP_SCALE] = elementwise, [IMP_OP_SOFTCAP] = elementwise,
-        [IMP_OP_ACT] = elementwise,   [IMP_OP_GLU] = elementwise,
-        [IMP_OP_SLICE] = slice,       [IMP_OP_ROPE] = rope,
-        [IMP_OP_ATTN] = attn,         [IMP_OP_MOE] = moe,
-        [IMP_OP_GATHER] = gather,     [IMP_OP_POOL] = pool,
+        [IMP_OP_INPUT] = input,
+        [IMP_OP_EMBED] = embed,
+        [IMP_OP_LINEAR] = linear,
+        [IMP_OP_RMS_NORM] = rms_norm,
+        [IMP_OP_LAYER_NORM] = layer_norm,
+        [IMP_OP_ADD] = elementwise,
+        [IMP_OP_MUL] = elementwise,
+        [IMP_OP_SCALE] = elementwise,
+        [IMP_OP_SOFTCAP] = elementwise,
+        [IMP_OP_ACT] = elementwise,
+        [IMP_OP_GLU] = elementwise,
+        [IMP_OP_SLICE] = slice,
+        [IMP_OP_ROPE] = rope,
+        [IMP_OP_ATTN] = attn,
+        [IMP_OP_MOE] = moe,
+        [IMP_OP_GATHER] = gather,
+        [IMP_OP_POOL] = pool,
         [IMP_OP_L2_NORM] = l2_norm,
     };
     const imp_node *n = node(s, v);
