@@ -88,7 +88,9 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
     imp_device *d;
     imp_machine m;
     const char *asked = opt_str(&a->opt, OPT_DEVICE);
-    bool wanted = !asked || !strcmp(asked, "auto") || !strncmp(asked, kind, strlen(kind));
+    bool split = asked && strchr(asked, '+'); /* then only that one is meant, not its first part */
+    bool wanted = !asked || !strcmp(asked, "auto") ||
+                  (split ? !strcmp(asked, kind) : !strncmp(asked, kind, strlen(kind)));
     IMP_TRY(imp_dev_open(kind, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
     bool gpu = !strcmp(kind, "cuda") || !strcmp(kind, "mlx");
     imp_machine_default(gpu                       ? IMP_UNIT_GPU
@@ -125,6 +127,7 @@ static imp_status this_machine(app *a, plan *p, const imp_net *net)
         if (judge(a, p, net, more[i]) != IMP_OK) a->err = before; /* not here */
     }
     IMP_TRY(judge(a, p, net, "ref"));
+    if (asked && strchr(asked, '+')) IMP_TRY(judge(a, p, net, asked));
     for (size_t i = 0; i < IMP_MIN(n, (size_t)IMP_PLACE_UNITS); i++) (void)add_unit(p, &m[i]);
     return imp_host_read(&p->host, &a->err);
 }

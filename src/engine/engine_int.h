@@ -37,6 +37,7 @@ typedef struct imp_unit {
     imp_learn learn;        /* place_lock */
     bool asleep;            /* its thread waits for work; engine.lock */
     bool only_forced;       /* the slow reference */
+    bool only_large;        /* for models that no single device takes */
     double since_learn_s,
         bytes[2];     /* its thread only: computed since the last lesson; bytes of a step, by phase */
     double lane_s;    /* its thread only: time that embeddings may take beside sequences that generate */

@@ -182,7 +182,8 @@ static imp_status place_model(imp_model *m, imp_error *err)
     if (m->net->generate != NULL) imp_cost_build(m->net->generate, e->kv_dtype, &m->cost_generate);
     if (m->net->embed != NULL) imp_cost_build(m->net->embed, e->kv_dtype, &m->cost_embed);
     m->mean_gen = 128;
-    uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1;
+    uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1, together = 0;
+    for (uint32_t i = 0; i < e->n_unit; i++) together |= (uint32_t)e->unit[i]->only_large << i;
     imp_status s = IMP_INTERNAL;
     bool there = false;
     /* Second pass: whatever can take it; third: also those for which the user has to wait. */
@@ -194,6 +195,7 @@ static imp_status place_model(imp_model *m, imp_error *err)
             if (one == IMP_OK && !there) m->home = i;
             there = there || one == IMP_OK;
             if (!there) s = one;
+            if (one != IMP_OK && e->unit[i]->device->ops->mem_free != NULL) worth |= together;
         }
     const imp_instance *home = &m->inst[m->home];
     const imp_device_ops *ops = e->unit[m->home]->device->ops;
@@ -332,12 +334,18 @@ imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp
     *out = (imp_memory){0};
     imp_net *net = NULL;
     IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
-    imp_fit_want want = imp_engine_want(e);
-    imp_device *d = e->unit[0]->device;
-    if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
-    imp_fit fit = {0};
-    imp_status s = imp_fit_compute(d, net, &want, &fit, err);
-    *out = fit.memory;
+    imp_status s = IMP_NO_FIT;
+    for (uint32_t i = 0; i < e->n_unit && s != IMP_OK;
+         i++) { /* in the order in which place_model tries them */
+        imp_fit_want want = imp_engine_want(e);
+        imp_device *d = e->unit[i]->device;
+        imp_error later;
+        if (i > 0 && d->ops->slow_compile) continue;
+        if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
+        imp_fit fit = {0};
+        imp_status one = imp_fit_compute(d, net, &want, &fit, i == 0 ? err : &later);
+        if (i == 0 || one == IMP_OK) s = one, *out = fit.memory;
+    }
     imp_net_close(net);
     return s;
 }

@@ -54,7 +54,9 @@ static const char *why_not(const imp_unit *u, imp_instance *x, const imp_place_r
     if (u->only_forced && !asked && u->engine->n_unit > 1)
         return "the slow reference is used only when asked for";
     if (x->sched == NULL)
-        return x->why_not[0] != '\0' ? x->why_not : "the model is not loaded there: it would not win";
+        return x->why_not[0] != '\0' ? x->why_not
+               : u->only_large       ? "a single device holds the whole model"
+                                     : "the model is not loaded there: it would not win";
     if (u->engine->n_unit > 1 && !is_ready(x, r->embed, x->not_ready, sizeof x->not_ready))
         return x->not_ready;
     return NULL;
@@ -115,7 +117,9 @@ uint32_t imp_route_worth(imp_model *m)
         const imp_device_ops *ops = e->unit[i]->device->ops;
         u[i] = (imp_place_unit){.name = e->unit[i]->device->name,
                                 .learn = &e->unit[i]->learn,
-                                .excluded = e->unit[i]->only_forced ? "only when asked for" : NULL,
+                                .excluded = e->unit[i]->only_forced  ? "only when asked for"
+                                            : e->unit[i]->only_large ? "only for larger models"
+                                                                     : NULL,
                                 .n_ctx = UINT32_MAX,
                                 .can_export = ops->kv_export != NULL,
                                 .can_import = ops->kv_import != NULL,

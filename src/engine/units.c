@@ -1,15 +1,20 @@
 /* engine/units.c - the devices an engine works with: opening what was asked for, and what is known of each.
  *
  * Idea:    a list of names, with commas: "cpu", "ref", "sim:PROFILE" (all units of a published profile, on a virtual
- *          clock) or any kind dev.c knows; nothing or "auto" opens every real device there is. */
+ *          clock) or any name dev.c knows; nothing or "auto" opens every real device there is, and where some have memory of
+ *          their own, also all of them together with the CPU, for models that none of them holds alone. */
 #include <stdio.h>
 
+#include "dev/coreml/coreml.h"
+#include "dev/cuda/open.h"
+#include "dev/split/split.h"
 #include "engine/engine_int.h"
 #include "plan/calibrate.h"
 #include "plan/sim_unit.h"
 
 enum { MEASURE_MS = 2000 }; /* of each unit at start, when the machine has changed */
-static const char *const ACCELERATOR[] = {"cuda", "mlx", "coreml"};
+
+enum { AUTO_GPUS = IMP_SPLIT_PARTS - 2 }; /* as many as units and parts leave room for */
 
 static imp_unit_kind kind_of(const imp_device *d)
 {
@@ -18,24 +23,45 @@ static imp_unit_kind kind_of(const imp_device *d)
 }
 
 /* When the machine is no longer the one that was calibrated: the short measurement, once, and saying so. */
-static bool measure_anew(imp_engine *e, imp_unit *u, imp_unit_kind kind, const char *print,
+static bool measure_anew(imp_engine *e, imp_device *d, imp_unit_kind kind, const char *print,
                          imp_calibration *c)
 {
-    const char *why = imp_store_changed(e->store, u->device->name, print);
+    const char *why = imp_store_changed(e->store, d->name, print);
     imp_error err;
     bool cut = false;
     if (why == NULL) return false;
-    imp_status s = imp_calibrate_short(u->device, kind, e->config.n_thread, MEASURE_MS, c, &cut, &err);
-    if (s == IMP_OK) s = imp_store_put_calibration(e->store, u->device->name, c, &err);
+    imp_status s = imp_calibrate_short(d, kind, e->config.n_thread, MEASURE_MS, c, &cut, &err);
+    if (s == IMP_OK) s = imp_store_put_calibration(e->store, d->name, c, &err);
     if (s == IMP_OK)
         imp_log(IMP_LOG_WARN,
                 "%s: %s since it was calibrated; measured anew in short%s, 'impetus calibrate' does it "
                 "thoroughly",
-                u->device->name, why, cut ? " and stopped after 2 s, the rest is assumed" : "");
+                d->name, why, cut ? " and stopped after 2 s, the rest is assumed" : "");
     else
-        imp_log(IMP_LOG_WARN, "%s: %s since it was calibrated, and measuring it failed: %s", u->device->name,
-                why, err.text);
+        imp_log(IMP_LOG_WARN, "%s: %s since it was calibrated, and measuring it failed: %s", d->name, why,
+                err.text);
     return s == IMP_OK;
+}
+
+/* What is known of a device: measured, joined from its parts, or assumed. */
+static void describe(imp_engine *e, imp_device *d, imp_machine *out)
+{
+    imp_machine known[IMP_SPLIT_PARTS];
+    char print[128];
+    imp_calibration c;
+    imp_error ignored;
+    uint32_t n_part;
+    const imp_split_part *part = imp_dev_split_parts(d, &n_part);
+    for (uint32_t i = 0; i < n_part; i++) describe(e, part[i].device, &known[i]);
+    if (n_part > 0) {
+        imp_machine_join(known, n_part, d->name, out);
+        return;
+    }
+    imp_machine_default(kind_of(d), d->name, out);
+    imp_store_fingerprint(d->name, print);
+    if (e->store != NULL && (imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK ||
+                             measure_anew(e, d, out->kind, print, &c)))
+        *out = c.machine;
 }
 
 /* Takes the device. Two of a kind are told apart by a number behind the name. */
@@ -50,24 +76,18 @@ static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, i
     u->engine = e;
     u->index = e->n_unit;
     u->device = d;
-    uint32_t same = 0;
-    for (uint32_t i = 0; i < e->n_unit; i++) same += e->unit[i]->device->ops == d->ops && m == NULL;
-    if (same > 0 && m == NULL) (void)snprintf(d->name, sizeof d->name, "%.40s%u", d->ops->kind, same);
+    for (uint32_t i = 1; m == NULL && imp_unit_find(e, d->name) != NULL; i++)
+        (void)snprintf(d->name, sizeof d->name, "%.40s%u", d->ops->kind, i);
     u->only_forced = strcmp(d->ops->kind, "ref") == 0;
     e->unit[e->n_unit++] = u;
     imp_machine base;
+    char print[128];
+    imp_error ignored;
+    imp_store_fingerprint(d->name, print);
     if (m != NULL)
         base = *m;
     else
-        imp_machine_default(kind_of(d), d->name, &base);
-    char print[128];
-    imp_calibration c;
-    imp_error ignored;
-    imp_store_fingerprint(d->name, print);
-    if (m == NULL && e->store != NULL &&
-        (imp_store_get_calibration(e->store, d->name, print, &c, &ignored) == IMP_OK ||
-         measure_anew(e, u, base.kind, print, &c)))
-        base = c.machine;
+        describe(e, d, &base);
     if (e->config.gpu_matrix_units < 0 && base.kind == IMP_UNIT_GPU &&
         base.f[IMP_F_F16].mark != IMP_MARK_MEASURED)
         base.f[IMP_F_F16] = base.f[IMP_F_F32];
@@ -100,15 +120,39 @@ static imp_status open_sim(imp_engine *e, const char *profile, imp_error *err)
     return IMP_OK;
 }
 
+/* All devices with memory of their own and then the CPU, for what none of them holds alone. The parts stay theirs; this unit
+ * comes in front of the CPU's, so that it is closed first and, when both would run, gets memory first. */
+static imp_status add_all_together(imp_engine *e, imp_device *cpu, imp_error *err)
+{
+    imp_split_part part[IMP_SPLIT_PARTS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (e->unit[i]->device->ops->mem_free != NULL && n + 1 < IMP_SPLIT_PARTS)
+            part[n++] = (imp_split_part){.device = e->unit[i]->device};
+    if (n == 0) return IMP_OK;
+    part[n++] = (imp_split_part){.device = cpu};
+    imp_device *d;
+    IMP_TRY(imp_dev_split_open(part, n, &d, err));
+    IMP_TRY(add_unit(e, d, NULL, err));
+    e->unit[e->n_unit - 1]->only_large = true;
+    return IMP_OK;
+}
+
 static imp_status open_auto(imp_engine *e, imp_error *err)
 {
     imp_device *d;
-    for (size_t i = 0; i < IMP_COUNT(ACCELERATOR); i++) {
-        imp_error ignored;
-        if (imp_dev_open(ACCELERATOR[i], e->config.n_thread, &d, &ignored) == IMP_OK)
-            IMP_TRY(add_unit(e, d, NULL, err));
+    imp_error ignored;
+    for (uint32_t i = 0; i < AUTO_GPUS; i++) {
+        if (imp_dev_cuda_open(i, &d, &ignored) != IMP_OK) break;
+        IMP_TRY(add_unit(e, d, NULL, err));
     }
+    if (imp_dev_coreml_open(&d, &ignored) == IMP_OK) IMP_TRY(add_unit(e, d, NULL, err));
     IMP_TRY(imp_dev_open("cpu", e->config.n_thread, &d, err));
+    imp_status s = add_all_together(e, d, err);
+    if (s != IMP_OK) {
+        d->ops->close(d);
+        return s;
+    }
     return add_unit(e, d, NULL, err);
 }
 

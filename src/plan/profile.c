@@ -1,6 +1,7 @@
 /* plan/profile.c - published profiles of compute units, and the names of their fields.
  *
  * Idea:    the numbers are data (profiles.inc), one line a unit; nothing here knows a chip. */
+#include <math.h>
 #include <stdio.h>
 
 #include "plan/machine.h"
@@ -77,4 +78,35 @@ void imp_machine_default(imp_unit_kind kind, const char *name, imp_machine *out)
     (void)imp_profile_machines(like[kind], out, 1);
     out->simulated = false;
     (void)snprintf(out->name, sizeof out->name, "%s", name);
+}
+
+/* Times add up: a rate is the harmonic mean of the parts' rates. What a step and its ops cost before they compute, the parts
+ * pay in turn; shares and limits are those of the slowest reader, which most of the time goes to. */
+void imp_machine_join(const imp_machine *part, uint32_t n_part, const char *name, imp_machine *out)
+{
+    static const imp_field rate[] = {IMP_F_BW, IMP_F_F32, IMP_F_F16, IMP_F_INT8};
+    uint32_t slow = 0;
+    for (uint32_t i = 1; i < n_part; i++)
+        if (part[i].f[IMP_F_BW].v < part[slow].f[IMP_F_BW].v) slow = i;
+    *out = part[slow];
+    (void)snprintf(out->name, sizeof out->name, "%s", name);
+    for (size_t k = 0; k < IMP_COUNT(rate); k++) {
+        double lo = INFINITY, hi = 0, time = 0;
+        for (uint32_t i = 0; i < n_part; i++) {
+            const imp_value *v = &part[i].f[rate[k]];
+            double r = v->v > 0 ? v->v : part[i].f[IMP_F_F32].v; /* not done natively: widened */
+            lo = fmin(lo, v->v > 0 ? v->lo : r);
+            hi = fmax(hi, v->v > 0 ? v->hi : r);
+            time += 1 / (r * n_part);
+        }
+        out->f[rate[k]] = (imp_value){1 / time, lo, hi, IMP_MARK_ASSUMED, "half the layers on each part"};
+    }
+    imp_value *sync = &out->f[IMP_F_SYNC];
+    for (uint32_t i = 0; i < n_part; i++) {
+        if (i == slow) continue;
+        sync->v += part[i].f[IMP_F_SYNC].v;
+        sync->hi += part[i].f[IMP_F_SYNC].hi;
+        if (part[i].kind == IMP_UNIT_GPU) out->kind = IMP_UNIT_GPU;
+    }
+    sync->mark = IMP_MARK_ASSUMED;
 }

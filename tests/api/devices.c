@@ -596,6 +596,67 @@ static void settings_rule_or_leave_it_to_measurement(void **state)
     }
 }
 
+/* ---- a model on several devices, layer by layer ------------------------------------------------------ */
+
+static uint64_t own_room;
+static uint64_t own_mem_free(const imp_device *d)
+{
+    (void)d;
+    return own_room;
+}
+
+static void expect_layers(const rig *r, const answer *want, const char *where)
+{
+    answer a;
+    answer_init(&a);
+    uint64_t id = ask(r, &a, NULL, 7, IMP_OK);
+    answer_wait(&a);
+    assert_string_equal(a.text, want->text);
+    char *receipt = imp_receipt_json(r->e, id);
+    assert_non_null(receipt);
+    if (strstr(receipt, where) == NULL) fail_msg("no \"%s\" in %s", where, receipt);
+    imp_free(receipt);
+    answer_deinit(&a);
+}
+
+static void layers_on_two_devices(void **state)
+{
+    (void)state;
+    answer want;
+    answer_init(&want);
+    rig one = rig_new("cpu", NULL);
+    (void)ask(&one, &want, NULL, 7, IMP_OK);
+    answer_wait(&want);
+    rig_free(&one);
+    rig two = rig_new("cpu:2+cpu", NULL);
+    expect_layers(&two, &want, "\"ran_on\":\"2 layers on cpu0, 3 layers on cpu0\"");
+    rig_free(&two);
+    answer_deinit(&want);
+}
+
+/* Together only when the one with memory of its own has no room for the whole. */
+static void together_only_when_needed(void **state)
+{
+    (void)state;
+    for (int fits = 0; fits < 2; fits++) {
+        imp_error err = {0};
+        imp_engine *e;
+        imp_model *m;
+        imp_engine_config c = {.device = "cpu,cpu:2+cpu,cpu", .n_thread = 1, .n_ctx = 512};
+        assert_int_equal(imp_engine_new(&c, &e, &err), IMP_OK);
+        imp_device_ops own = *e->unit[0]->device->ops;
+        own.mem_free = own_mem_free;
+        own_room = fits ? UINT64_MAX : 1000;
+        e->unit[0]->device->ops = &own;
+        e->unit[1]->only_large = true;
+        if (imp_engine_load(e, MODEL, "m", &m, &err) != IMP_OK) fail_msg("%s", err.text);
+        assert_int_equal(m->inst[0].sched != NULL, fits);
+        assert_int_equal(m->inst[1].sched != NULL, !fits);
+        if (!fits) assert_non_null(strstr(m->inst[0].why_not, "does not fit"));
+        imp_engine_free(e);
+    }
+}
+
 static void bad_devices(void **state)
 {
     (void)state;
@@ -624,6 +685,8 @@ int main(void)
         cmocka_unit_test(slow_unit_joins_later),
         cmocka_unit_test(store_survives),
         cmocka_unit_test(settings_rule_or_leave_it_to_measurement),
+        cmocka_unit_test(layers_on_two_devices),
+        cmocka_unit_test(together_only_when_needed),
         cmocka_unit_test(bad_devices),
     };
     imp_log_set_level((imp_log_level)-1);

@@ -365,7 +365,11 @@ imp_status imp_dev_split_open(const imp_split_part *part, uint32_t n_part, imp_d
     return IMP_OK;
 }
 
-bool imp_dev_is_split(const imp_device *d)
+const imp_split_part *imp_dev_split_parts(const imp_device *base, uint32_t *n)
 {
-    return d->ops == &SPLIT_OPS || d->ops == &SPLIT_OWN_OPS;
+    const split_device *d = (const split_device *)base;
+    *n = 0;
+    if (base->ops != &SPLIT_OPS && base->ops != &SPLIT_OWN_OPS) return NULL;
+    *n = d->n_part;
+    return d->part;
 }

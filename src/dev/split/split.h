@@ -21,6 +21,7 @@ typedef struct imp_split_part {
  * and no number of layers. */
 IMP_MUST_USE imp_status imp_dev_split_open(const imp_split_part *part, uint32_t n_part, imp_device **out,
                                            imp_error *err);
-bool imp_dev_is_split(const imp_device *d);
+/* The parts, *n of them, while the device is open; NULL: it is no split device. */
+const imp_split_part *imp_dev_split_parts(const imp_device *d, uint32_t *n);
 
 #endif
