@@ -277,6 +277,8 @@ typedef struct imp_request {
                             NULL: free */
     int32_t priority; /* less is served first; 0 is usual */
     uint64_t client;  /* whose request it is (a number for each API key): clients take turns; 0: nobody's */
+    uint64_t
+        cache_scope; /* beginnings of prompts are shared only with requests of the same scope; 0 is one of them */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,
@@ -289,6 +291,8 @@ void imp_cancel(imp_engine *e, uint64_t id); /* unknown or finished ids are igno
 /* JSON text, imp_free; NULL: the request is not known (any more). id 0: the last one that ended.
  * receipt: per phase device, tokens, ms, predicted_ms, bytes, joules, fallback. */
 char *imp_receipt_json(imp_engine *e, uint64_t id);
+/* Only what ran it: "cpu0", or "cuda0 > cpu0" for prefill and decode. */
+char *imp_receipt_device(imp_engine *e, uint64_t id);
 /* Every candidate of the choice: predicted, bounds, exclusions with reasons, runner-up, margin; and what came of it. */
 char *imp_explain_json(imp_engine *e, uint64_t id);
 /* The candidates for a request of this shape to a loaded model, without submitting one; for an encoder n_batch texts of

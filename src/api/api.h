@@ -23,6 +23,16 @@ typedef struct imp_api_header {
     const char *name, *value;
 } imp_api_header;
 
+/* What a log may say of a request that reached a model. No text of the user's. */
+typedef struct imp_api_note {
+    char model[64],
+        device[96]; /* device: what measurably ran it, "cuda0 > cpu0" for prefill and decode; "": none did */
+    uint64_t id;    /* of its receipt; 0: none */
+    uint64_t n_prompt, n_cached, n_generated; /* tokens */
+    double ttft_ms;                           /* < 0: no text */
+    const char *finish; /* "stop", "length", "cancelled", "error"; NULL: it did not come to a model */
+} imp_api_note;
+
 /* Where an answer goes. stream: the body comes in pieces, send each at once; else wait for end. */
 typedef struct imp_api_sink {
     void (*begin)(void *user, int status, const char *content_type, const imp_api_header *headers,
@@ -31,14 +41,23 @@ typedef struct imp_api_sink {
     void (*end)(void *user);
     /* Run fn(arg) soon on a thread that may take its time; false: it cannot. May be NULL. */
     bool (*later)(void *user, void (*fn)(void *arg), void *arg);
+    /* Before end, when a model was asked. May be NULL. */
+    void (*note)(void *user, const imp_api_note *note);
     void *user;
 } imp_api_sink;
+
+/* Who asks. All zero: nobody in particular. */
+typedef struct imp_api_who {
+    uint64_t client, cache_scope; /* as in imp_request */
+    bool limited;                 /* by a key: its priority is this, and a request's own may only add to it */
+    int32_t priority;
+} imp_api_who;
 
 typedef struct imp_api_request {
     const char *method, *path; /* path without query */
     const char *body;          /* may be NULL when n_body is 0; need not end in NUL */
     size_t n_body;
-    uint64_t client; /* whose request it is: clients take turns; 0: nobody's in particular */
+    imp_api_who who;
 } imp_api_request;
 
 typedef struct imp_api_config {
@@ -74,6 +93,17 @@ typedef struct imp_api_http_stats {
 } imp_api_http_stats;
 void imp_api_set_http_stats(imp_api *a, void (*get)(void *user, imp_api_http_stats *out), void *user);
 void imp_api_observe(imp_api *a, const char *path, int status, double seconds);
+
+/* A line of the access log, with its newline. Times in ms. */
+typedef struct imp_api_access {
+    const char *id, *client, *remote, *method, *path; /* client: "": nobody's */
+    int status;                                       /* 0: no answer was sent */
+    uint64_t n_in, n_out;                             /* bytes of the bodies */
+    double total_ms;
+    const imp_api_note *note;
+} imp_api_access;
+struct imp_buf;
+void imp_api_access_line(const imp_api_access *a, struct imp_buf *b);
 
 /* Check a body for a path as imp_api_start would, without an engine (for tests and fuzzing). */
 imp_status imp_api_check(const char *path, const char *body, size_t n_body, imp_error *err);

@@ -8,6 +8,8 @@
  *          without the call's mutex, because an event may hold the engine's own locks while it waits for ours. */
 #include "api/internal.h"
 
+#include <stdio.h>
+
 imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, imp_dialect dialect,
                          size_t n_slot)
 {
@@ -48,6 +50,43 @@ void imp_api_release(imp_api_call *c)
     if (c) imp_call_unref(c);
 }
 
+/* Times of tokens, for the histograms and the log. */
+static void note_text(imp_api_call *c, imp_call_slot *s)
+{
+    uint64_t now = imp_now_ns();
+    if (!c->first_ns) {
+        c->first_ns = now;
+        imp_hist_add(&c->api->first_token, (double)(now - c->t0_ns) * 1e-9);
+    }
+    if (s->last_ns) imp_hist_add(&c->api->inter_token, (double)(now - s->last_ns) * 1e-9);
+    s->last_ns = now;
+}
+
+static void note_done(imp_api_call *c, const imp_event *ev)
+{
+    static const char *const name[] = {"stop", "length", "cancelled", "error"};
+    c->note.n_prompt += ev->usage.n_prompt;
+    c->note.n_cached += ev->usage.n_cached;
+    c->note.n_generated += ev->usage.n_generated;
+    c->note.finish = name[ev->finish];
+    atomic_fetch_add(&c->api->n_finish[ev->finish], 1);
+}
+
+/* All is done: last words to the log, then to the client. */
+static void finish(imp_api_call *c)
+{
+    if (c->note.finish) imp_hist_add(&c->api->request, (double)(imp_now_ns() - c->t0_ns) * 1e-9);
+    if (c->sink.note && c->note.model[0]) {
+        char *device = imp_receipt_device(c->api->config.engine, c->slot[0].id);
+        c->note.id = c->slot[0].id;
+        c->note.ttft_ms = c->first_ns ? (double)(c->first_ns - c->t0_ns) * 1e-6 : -1;
+        (void)snprintf(c->note.device, sizeof c->note.device, "%s", device ? device : "");
+        imp_free(device);
+        c->sink.note(c->sink.user, &c->note);
+    }
+    c->on_finish(c);
+}
+
 static void on_event(void *user, uint64_t id, const imp_event *ev)
 {
     imp_call_slot *s = user;
@@ -55,9 +94,11 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
     imp_mutex_lock(c->mu);
     s->id = id;
     bool last = false;
+    if (ev->kind == IMP_EVENT_TEXT && ev->n_text > 0) note_text(c, s);
     if (ev->kind == IMP_EVENT_DONE) {
         s->done = true;
         last = --c->n_left == 0;
+        note_done(c, ev);
         bool failed = ev->finish == IMP_FINISH_ERROR || ev->finish == IMP_FINISH_CANCELLED;
         if (failed && c->err.status == IMP_OK) {
             if (ev->error) c->err = *ev->error;
@@ -68,7 +109,7 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
     }
     c->on_event(c, s, ev);
     imp_mutex_unlock(c->mu);
-    if (last) c->on_finish(c);
+    if (last) finish(c);
 }
 
 imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request *rq, imp_error *err)
@@ -76,7 +117,16 @@ imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request 
     imp_call_slot *s = &c->slot[i];
     rq->on_event = on_event;
     rq->user = s;
+    rq->client = c->who.client;
+    rq->cache_scope = c->who.cache_scope;
+    if (c->who.limited) rq->priority = c->who.priority + IMP_MAX(rq->priority, 0);
+    const char *id_model = imp_model_get_info(m)->id;
     imp_mutex_lock(c->mu);
+    if (!c->note.model[0]) {
+        size_t n = IMP_MIN(strlen(id_model), sizeof c->note.model - 1);
+        memcpy(c->note.model, id_model, n);
+        c->note.model[n - imp_utf8_incomplete_tail(id_model, n)] = '\0';
+    }
     c->n_left++;
     imp_mutex_unlock(c->mu);
     uint64_t id = 0;
@@ -117,7 +167,7 @@ void imp_call_go(imp_api_call *c, const imp_error *err)
     imp_mutex_lock(c->mu);
     bool last = --c->n_left == 0;
     imp_mutex_unlock(c->mu);
-    if (last) c->on_finish(c);
+    if (last) finish(c);
 }
 
 void imp_api_cancel(imp_api_call *c, imp_api_reason reason)

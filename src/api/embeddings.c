@@ -262,7 +262,6 @@ static imp_status submit(embed_call *e, imp_error *err)
     imp_request rq = {.kind = IMP_REQUEST_EMBED, .ids = e->ids, .n_ids = e->n_ids, .n_input = e->n_input};
     imp_sampling_default(&rq.sampling);
     rq.require = e->p.require;
-    rq.client = e->base.client;
     if (e->p.priority != IMP_UNSET) rq.priority = (int32_t)e->p.priority;
     rq.dimensions = e->p.dimensions == IMP_UNSET ? 0 : (uint32_t)e->p.dimensions;
     if (e->n_input == 0) return IMP_OK; /* nothing to compute: the answer is empty */
@@ -294,7 +293,7 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
         imp_api_fail(s, dialect, &err);
         return NULL;
     }
-    e->base.client = rq->client;
+    e->base.who = rq->who;
     e->base.on_event = on_event;
     e->base.on_finish = on_finish;
     e->base.on_free = on_free;

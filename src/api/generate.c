@@ -20,14 +20,6 @@ static void flush(gen_call *g)
     g->out.n = 0;
 }
 
-static void note_first(gen_call *g, const imp_event *ev)
-{
-    if (g->first_seen || ev->n_text == 0) return;
-    g->first_seen = true;
-    g->first_ns = imp_now_ns();
-    imp_hist_add(&g->base.api->first_token, (double)(g->first_ns - g->base.t0_ns) * 1e-9);
-}
-
 static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
 {
     gen_call *g = (gen_call *)base;
@@ -42,7 +34,6 @@ static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
         return;
     }
     if (ev->kind != IMP_EVENT_TEXT) return;
-    note_first(g, ev);
     if (g->p.want_logprobs) g->format->tokens(g, c, ev);
     if (!g->p.stream) {
         imp_buf_add(&c->text, ev->text, ev->n_text);
@@ -91,12 +82,12 @@ static void finish_whole(gen_call *g)
 static void on_finish(imp_api_call *base)
 {
     gen_call *g = (gen_call *)base;
-    if (g->first_seen) {
+    if (base->first_ns) {
         uint64_t n = 0;
         for (size_t i = 0; i < base->n_slot; i++) n += g->choice[i].usage.n_generated;
         if (n > 1)
             imp_hist_add(&base->api->output_token,
-                         (double)(imp_now_ns() - g->first_ns) * 1e-9 / (double)(n - 1));
+                         (double)(imp_now_ns() - base->first_ns) * 1e-9 / (double)(n - 1));
     }
     if (base->started && g->p.stream)
         finish_stream(g);
@@ -247,7 +238,6 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->n_stop = p->n_stop;
     rq->ignore_eos = p->ignore_eos;
     rq->require = p->require;
-    rq->client = g->base.client;
     if (p->priority != IMP_UNSET) rq->priority = (int32_t)p->priority;
     rq->constraint = g->constraint;
     rq->fresh_text = p->n_msg > 0;
@@ -346,7 +336,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         imp_api_fail(s, dialect, &err);
         return NULL;
     }
-    g->base.client = rq->client;
+    g->base.who = rq->who;
     imp_api_make_id(a, g->format->id_prefix, g->id);
     g->created = (int64_t)time(NULL);
     g->base.on_event = on_event;

@@ -64,8 +64,6 @@ struct gen_call {
     imp_constraint *constraint; /* until the requests are submitted */
     imp_buf head;               /* start of every chunk, up to "choices":[ */
     imp_buf out;                /* what the sink has not got yet */
-    bool first_seen;
-    uint64_t first_ns;
 };
 
 extern const gen_format imp_gen_chat, imp_gen_completion, imp_gen_ollama_chat, imp_gen_ollama_generate,

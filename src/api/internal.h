@@ -137,7 +137,8 @@ struct imp_api {
     void *http_user;
     _Atomic uint64_t n_answer[IMP_N_ROUTE + 1][6]; /* [route, last: unknown path][status / 100] */
     imp_hist duration[IMP_N_ROUTE + 1];
-    imp_hist first_token, output_token;
+    imp_hist first_token, output_token, inter_token, request;
+    _Atomic uint64_t n_finish[4]; /* requests by imp_finish */
 };
 void imp_api_make_id(imp_api *a, const char *prefix, char out[48]);
 
@@ -158,7 +159,8 @@ void imp_api_answer(const imp_api_sink *s, int status, imp_buf *body); /* JSON, 
 typedef struct imp_call_slot {
     imp_api_call *call;
     size_t index;
-    uint64_t id; /* engine's */
+    uint64_t id;      /* engine's */
+    uint64_t last_ns; /* when its last token came; 0: none yet */
     bool submitted, done;
 } imp_call_slot;
 
@@ -169,13 +171,14 @@ struct imp_api_call {
     imp_mutex *mu; /* guards all below, and what the kind of call adds */
     imp_call_slot *slot;
     size_t n_slot;
-    size_t n_left;         /* requests that run, and one while they are being submitted */
-    imp_api_reason reason; /* 0: not cancelled */
-    bool started;          /* all are submitted: events may reach the sink */
-    imp_dialect dialect;   /* whose shapes the answer has */
-    uint64_t client;       /* as in imp_api_request */
-    imp_error err;         /* the first failure; status OK: none */
-    uint64_t t0_ns;
+    size_t n_left;            /* requests that run, and one while they are being submitted */
+    imp_api_reason reason;    /* 0: not cancelled */
+    bool started;             /* all are submitted: events may reach the sink */
+    imp_dialect dialect;      /* whose shapes the answer has */
+    imp_api_who who;          /* as in imp_api_request */
+    imp_error err;            /* the first failure; status OK: none */
+    uint64_t t0_ns, first_ns; /* first_ns: of the first text; 0: none yet */
+    imp_api_note note;        /* model and tokens so far */
     void (*on_event)(imp_api_call *c, imp_call_slot *slot,
                      const imp_event *ev); /* under mu; not DONE's last */
     void (*on_start)(imp_api_call *c);     /* under mu */

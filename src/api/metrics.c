@@ -1,5 +1,8 @@
 /* api/metrics.c - /metrics in Prometheus text, from the engine's counters and ours.
  *
+ * Idea:    ours are called impetus_*. What vLLM has, too, is there once more under vLLM's names, because routers (the
+ *          Gateway API inference extension's endpoint picker, and others) balance replicas by those. They are totals over
+ *          all models of the server; the label model_name lists the models.
  * Threads: counters are atomics; a reading is not one instant, each number is right on its own.
  * Source:  Prometheus exposition format 0.0.4. */
 #include "api/internal.h"
@@ -114,6 +117,98 @@ static void write_routes(imp_api *a, imp_buf *b)
     }
 }
 
+/* ---- vLLM's names ------------------------------------------------------------------------------------ */
+
+/* Prometheus: backslash, quote and newline of a label's value are escaped. */
+static void label_text(imp_buf *b, const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '\n')
+            imp_buf_str(b, "\\n");
+        else if (*s == '"' || *s == '\\')
+            imp_buf_fmt(b, "\\%c", *s);
+        else
+            imp_buf_add(b, s, 1);
+    }
+}
+
+static void model_label(imp_api *a, imp_buf *b)
+{
+    imp_model **list;
+    size_t n = imp_api_list(a, &list);
+    imp_buf_str(b, "model_name=\"");
+    for (size_t i = 0; list && i < n; i++) {
+        if (i) imp_buf_str(b, ",");
+        label_text(b, imp_model_get_info(list[i])->id);
+    }
+    imp_buf_str(b, "\"");
+    if (list) imp_api_list_free(list, n);
+}
+
+static void vllm_one(imp_buf *b, const char *label, const char *name, const char *type, double value,
+                     const char *help)
+{
+    head(b, name, type, help);
+    imp_buf_fmt(b, "%s{%s} %.15g\n", name, label, value);
+}
+
+static void vllm_hist(imp_buf *b, const char *label, const char *name, imp_hist *h, const char *help)
+{
+    head(b, name, "histogram", help);
+    write_hist(b, name, label, h);
+}
+
+static void vllm_finished(imp_api *a, imp_buf *b, const char *label)
+{
+    static const struct {
+        imp_finish finish;
+        const char *name;
+    } reason[] = {{IMP_FINISH_STOP, "stop"}, {IMP_FINISH_LENGTH, "length"}, {IMP_FINISH_CANCELLED, "abort"}};
+    head(b, "vllm:request_success_total", "counter", "Requests that ended, by reason.");
+    for (size_t i = 0; i < IMP_COUNT(reason); i++)
+        imp_buf_fmt(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", label, reason[i].name,
+                    (unsigned long long)atomic_load(&a->n_finish[reason[i].finish]));
+}
+
+static void write_vllm(imp_api *a, imp_buf *b, const imp_stats *s)
+{
+    imp_buf l = {0};
+    model_label(a, &l);
+    b->failed |= l.failed;
+    const char *label = l.data ? l.data : "";
+    double kv = s->kv_block_total ? (double)s->kv_block_used / s->kv_block_total : 0;
+    vllm_one(b, label, "vllm:num_requests_running", "gauge", s->n_running, "Requests that run now.");
+    vllm_one(b, label, "vllm:num_requests_waiting", "gauge", s->n_waiting,
+             "Requests that wait in the queue.");
+    vllm_one(b, label, "vllm:kv_cache_usage_perc", "gauge", kv, "KV cache blocks in use; 1 is all of them.");
+    vllm_one(b, label, "vllm:gpu_cache_usage_perc", "gauge", kv, "The same under its older name.");
+    head(b, "vllm:cache_config_info", "gauge", "Block size in tokens, and blocks.");
+    imp_buf_fmt(b, "vllm:cache_config_info{%s,block_size=\"64\",num_gpu_blocks=\"%u\"} 1\n", label,
+                s->kv_block_total);
+    vllm_one(b, label, "vllm:prefix_cache_queries_total", "counter", (double)s->n_cache_query_tok,
+             "Prompt tokens looked up in the prefix cache.");
+    vllm_one(b, label, "vllm:prefix_cache_hits_total", "counter", (double)s->n_cache_hit_tok,
+             "Prompt tokens found there.");
+    vllm_one(b, label, "vllm:num_preemptions_total", "counter", (double)s->n_preempted,
+             "Times a running request had to make room.");
+    vllm_one(b, label, "vllm:prompt_tokens_total", "counter", (double)s->n_prompt_tok,
+             "Prompt tokens computed.");
+    vllm_one(b, label, "vllm:generation_tokens_total", "counter", (double)s->n_generated_tok,
+             "Tokens generated.");
+    vllm_finished(a, b, label);
+    vllm_hist(b, label, "vllm:time_to_first_token_seconds", &a->first_token,
+              "From the request to its first text.");
+    vllm_hist(b, label, "vllm:inter_token_latency_seconds", &a->inter_token,
+              "From one token's text to the next.");
+    vllm_hist(b, label, "vllm:time_per_output_token_seconds", &a->inter_token,
+              "The same under its older name.");
+    vllm_hist(b, label, "vllm:request_time_per_output_token_seconds", &a->output_token,
+              "Between tokens after the first, the mean of each request.");
+    vllm_hist(b, label, "vllm:e2e_request_latency_seconds", &a->request,
+              "From a request to the end of its answer.");
+    imp_buf_deinit(&l);
+}
+
 void imp_api_metrics(imp_api *a, const imp_api_sink *s)
 {
     imp_buf b = {0};
@@ -135,6 +230,7 @@ void imp_api_metrics(imp_api *a, const imp_api_sink *s)
     head(&b, "impetus_time_per_output_token_seconds", "histogram",
          "Between tokens after the first, per request.");
     write_hist(&b, "impetus_time_per_output_token_seconds", "", &a->output_token);
+    write_vllm(a, &b, &st);
     if (b.failed) {
         imp_api_answer(s, 503, &b);
         return;

@@ -2,6 +2,7 @@
  *
  * Idea:    load everything first, then listen: a client that can connect can be served. The first SIGINT or SIGTERM
  *          stops listening and lets running answers finish (--drain seconds); a second one ends the program at once.
+ *          SIGHUP reads the API keys again and opens the access log anew.
  * Threads: the main thread sleeps; http and engine bring their own. */
 #include <signal.h>
 #include <stdlib.h>
@@ -32,33 +33,6 @@ static char *hardware_text(void *user)
     free(text);
     json_decref(doc);
     return copy;
-}
-
-static imp_status read_key(app *a, char **key)
-{
-    const char *path = opt_str(&a->opt, OPT_KEY_FILE);
-    imp_sys_file f;
-    *key = NULL;
-    if (!path) return IMP_OK;
-    IMP_TRY(imp_sys_file_open(path, false, &f, &a->err));
-    const char *p = f.data ? (const char *)f.data : "", *end = p + f.n;
-    while (p < end && strchr(" \t\r\n", *p)) p++;
-    while (end > p && strchr(" \t\r\n", end[-1])) end--;
-    imp_status s = IMP_OK;
-    if (p == end)
-        s = imp_fail(&a->err, IMP_INVALID,
-                     "the key file '%.200s' is empty; put a key of 8 to 512 characters in it", path);
-    for (const char *q = p; q < end && s == IMP_OK; q++)
-        if (*q <= ' ' || *q > '~')
-            s = imp_fail(&a->err, IMP_INVALID,
-                         "the key file '%.200s' must hold one key of printable characters without spaces",
-                         path);
-    if (s == IMP_OK) {
-        *key = imp_arena_strndup(a->arena, p, (size_t)(end - p));
-        if (!*key) s = imp_fail(&a->err, IMP_NOMEM, "out of memory");
-    }
-    imp_sys_file_close(&f);
-    return s;
 }
 
 /* "NAME=PATH" or "PATH"; a path that exists as it stands is a path, whatever it is spelled like. */
@@ -139,7 +113,7 @@ static void say_listening(server *s)
 {
     imp_model *m[1];
     char url[300];
-    const char *key = s->conf.api_key ? " -H \"Authorization: Bearer $KEY\"" : "";
+    const char *key = s->conf.key_file ? " -H \"Authorization: Bearer $KEY\"" : "";
     address(s, url, sizeof url);
     fprintf(s->say, "Listening on %s\npage    %s/\n", url, url);
     if (imp_engine_models(s->a->engine, m, 1) == 0) return;
@@ -191,11 +165,10 @@ static app_result say_json(server *s)
 static imp_status configure(server *s)
 {
     const app_options *o = &s->a->opt;
-    char *key;
-    IMP_TRY(read_key(s->a, &key));
     s->conf = (imp_http_config){.host = opt_str(o, OPT_HOST),
                                 .port = (uint16_t)o->v[OPT_PORT].u,
-                                .api_key = key,
+                                .key_file = opt_str(o, OPT_KEY_FILE),
+                                .access_log = opt_str(o, OPT_ACCESS_LOG),
                                 .origins = o->v[OPT_ORIGINS].strs,
                                 .n_origin = o->v[OPT_ORIGINS].n,
                                 .hosts = o->v[OPT_ALLOW_HOSTS].strs,
@@ -203,7 +176,7 @@ static imp_status configure(server *s)
                                 .max_body_bytes = o->v[OPT_MAX_BODY].u,
                                 .hardware = hardware_text,
                                 .user = s};
-    return IMP_OK;
+    return imp_http_check(&s->conf, &s->a->err);
 }
 
 static void on_second_signal(int sig)
@@ -214,7 +187,7 @@ static void on_second_signal(int sig)
 
 static void wait_and_stop(server *s)
 {
-    app_signals_wait();
+    while (!app_signals_wait()) imp_http_reload(s->http); /* SIGHUP */
     struct sigaction sa = {.sa_handler = on_second_signal};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGINT, &sa, NULL);
@@ -238,6 +211,7 @@ app_result cmd_serve(app *a)
     fflush(s.say);
     if (app_engine(a) != IMP_OK || load_models(&s) != IMP_OK) return APP_FAILED;
     app_signals_catch(true);
+    app_signals_catch_hangup();
     if (imp_http_start(a->engine, &s.conf, &s.http, &a->err) != IMP_OK) return APP_FAILED;
     say_listening(&s);
     if (json && say_json(&s) != APP_OK) {

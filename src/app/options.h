@@ -60,7 +60,9 @@ typedef enum app_opt_type {
     X(PORT, "port", 0, TYPE_UINT, 0, 65535, "8080", "P", C_(SERVE),                                          \
       "port to listen on; 0 takes any free one")                                                             \
     X(KEY_FILE, "api-key-file", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                  \
-      "file with the key that clients must send")                                                            \
+      "file with the keys that clients must send, one a line: KEY [NAME] [priority=N] [cache=GROUP]")        \
+    X(ACCESS_LOG, "access-log", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                  \
+      "append a line of JSON for each request to FILE, without its texts; '-': stderr")                      \
     X(ORIGINS, "origin", 0, TYPE_STRS, 0, 0, NULL, "URL", C_(SERVE),                                         \
       "a web origin that may call; repeat for more")                                                         \
     X(ALLOW_HOSTS, "allow-host", 0, TYPE_STRS, 0, 0, NULL, "NAME", C_(SERVE),                                \

@@ -99,7 +99,7 @@ void app_bar_end(void)
 
 /* ---- signals -------------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t catching, n_caught, last_signal;
+static volatile sig_atomic_t catching, n_caught, last_signal, hung_up;
 static int wake[2] = {-1, -1};
 
 static void on_signal(int sig)
@@ -176,10 +176,33 @@ void app_signals_clear(void)
     }
 }
 
-void app_signals_wait(void)
+static void on_hangup(int sig)
+{
+    int saved = errno;
+    (void)sig;
+    hung_up = 1;
+    (void)!write(wake[1], "h", 1);
+    errno = saved;
+}
+
+void app_signals_catch_hangup(void)
+{
+    struct sigaction sa = {.sa_handler = on_hangup};
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGHUP, &sa, NULL);
+}
+
+bool app_signals_wait(void)
 {
     struct pollfd p = {.fd = wake[0], .events = POLLIN};
-    while (n_caught == 0) poll(&p, 1, 1000);
+    while (n_caught == 0) {
+        char c[16];
+        if (poll(&p, 1, 1000) > 0) (void)!read(wake[0], c, sizeof c);
+        if (n_caught > 0 || !hung_up) continue;
+        hung_up = 0;
+        return false;
+    }
+    return true;
 }
 
 void app_signals_raise(void)

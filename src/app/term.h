@@ -21,7 +21,8 @@ void app_signals_catch(bool on);
 int app_signals_count(void);      /* since catch was switched on */
 bool app_signals_terminate(void); /* the last one asked for the program's end, not just for an interruption */
 void app_signals_clear(void);
-void app_signals_wait(void);  /* sleeps until a signal has been counted */
-void app_signals_raise(void); /* end as the caught signal would have ended the program */
+bool app_signals_wait(void); /* sleeps until a signal has been counted; false: a SIGHUP came instead */
+void app_signals_catch_hangup(void); /* from now on SIGHUP only wakes app_signals_wait */
+void app_signals_raise(void);        /* end as the caught signal would have ended the program */
 
 #endif

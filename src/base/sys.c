@@ -194,6 +194,27 @@ imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_
     return s;
 }
 
+imp_sys_stamp imp_sys_file_stamp(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) return (imp_sys_stamp){0};
+#ifdef __APPLE__
+    struct timespec t = st.st_mtimespec;
+#else
+    struct timespec t = st.st_mtim;
+#endif
+    return (imp_sys_stamp){.mtime_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec,
+                           .n = (uint64_t)st.st_size,
+                           .device = (uint64_t)st.st_dev,
+                           .inode = (uint64_t)st.st_ino,
+                           .others = (st.st_mode & (S_IRWXG | S_IRWXO)) != 0};
+}
+
+bool imp_sys_same_stamp(const imp_sys_stamp *a, const imp_sys_stamp *b)
+{
+    return a->mtime_ns == b->mtime_ns && a->n == b->n && a->device == b->device && a->inode == b->inode;
+}
+
 void imp_sys_file_close(imp_sys_file *f)
 {
     if (f->data != NULL && f->mapped) {

@@ -38,6 +38,14 @@ bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
 bool imp_sys_same_file(const char *a,
                        const char *b); /* both are there and are one file, whatever the names */
+/* What tells one version of a file from the next. */
+typedef struct imp_sys_stamp {
+    int64_t mtime_ns;
+    uint64_t n, device, inode; /* n: bytes; inode 0: the file is not there */
+    bool others;               /* it may be read by others than its owner */
+} imp_sys_stamp;
+imp_sys_stamp imp_sys_file_stamp(const char *path);
+bool imp_sys_same_stamp(const imp_sys_stamp *a, const imp_sys_stamp *b);
 /* Write n bytes to path + ".tmp", sync, rename over path. */
 IMP_MUST_USE imp_status imp_sys_file_write(const char *path, const void *p, size_t n, imp_error *err);
 /* The folder is there afterwards; its parent must be. */
@@ -57,6 +65,12 @@ IMP_MUST_USE imp_status imp_sys_out_patch(imp_sys_out *o, uint64_t at, const voi
 uint64_t imp_sys_out_n(const imp_sys_out *o); /* bytes written so far */
 /* Frees o in any case; keep false: nothing remains. NULL is allowed. */
 IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err);
+
+/* A file that only grows, a line at a time: every write is one call, at the end, whoever else writes there. Made with
+ * mode 0640. */
+IMP_MUST_USE imp_status imp_sys_append_open(const char *path, int *out_fd, imp_error *err);
+IMP_MUST_USE bool imp_sys_append(int fd, const void *p, size_t n); /* false: not all of it was taken */
+void imp_sys_append_close(int fd);
 
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
 void imp_sys_memory(uint64_t *total, uint64_t *available);

@@ -133,3 +133,25 @@ imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err)
     imp_sys_free(o->path), imp_sys_free(o->tmp), imp_sys_free(o);
     return s;
 }
+
+/* ---- files that grow -------------------------------------------------------------------------------- */
+
+imp_status imp_sys_append_open(const char *path, int *out_fd, imp_error *err)
+{
+    *out_fd = imp_sys_should_fail() ? (errno = EIO, -1)
+                                    : open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+    return *out_fd >= 0 ? IMP_OK : failed(err, "open for writing", path);
+}
+
+bool imp_sys_append(int fd, const void *p, size_t n)
+{
+    ssize_t w;
+    do w = imp_sys_should_fail() ? (errno = ENOSPC, -1) : write(fd, p, n);
+    while (w < 0 && errno == EINTR);
+    return w == (ssize_t)n;
+}
+
+void imp_sys_append_close(int fd)
+{
+    if (fd > 2) close(fd);
+}

@@ -229,6 +229,18 @@ static char *text_of(imp_engine *e, uint64_t id, void (*write)(imp_buf *, const 
     return text;
 }
 
+static void write_device(imp_buf *b, const imp_record *r)
+{
+    imp_buf_str(b, r->unit[r->device[0]]);
+    if (r->kind == IMP_REQUEST_GENERATE && r->device[1] != r->device[0] && r->phase[1].n_tok > 0)
+        imp_buf_fmt(b, " > %s", r->unit[r->device[1]]);
+}
+
+char *imp_receipt_device(imp_engine *e, uint64_t id)
+{
+    return text_of(e, id, write_device);
+}
+
 char *imp_receipt_json(imp_engine *e, uint64_t id)
 {
     return text_of(e, id, write_receipt);

@@ -60,17 +60,14 @@ static bool origin_ok(const char *o)
 
 imp_status http_guard_init(imp_http *h, const imp_http_config *c, imp_error *err)
 {
-    const char *key = c->api_key && c->api_key[0] ? c->api_key : NULL;
-    if (!h->loopback && !key)
+    IMP_TRY(http_keys_new(c->api_key, c->key_file, &h->keys, err));
+    http_keys_warn(h->keys);
+    if (!h->loopback && !http_keys_any(h->keys))
         return imp_fail_field(
             err, IMP_INVALID, "api_key",
             "listening on %.100s lets other machines in, which needs an API key: give one with "
             "--api-key-file, or listen on 127.0.0.1",
             c->host ? c->host : "127.0.0.1");
-    if (key && (strlen(key) < 8 || strlen(key) > 512 || strpbrk(key, " \t\r\n")))
-        return imp_fail_field(err, IMP_INVALID, "api_key",
-                              "an API key must have 8 to 512 bytes without blanks");
-    if (key && !(h->key = imp_sys_strdup(key))) return imp_fail(err, IMP_NOMEM, "out of memory");
     if (copy_hosts(h, c) != IMP_OK) return imp_fail(err, IMP_NOMEM, "out of memory");
     h->origin = imp_sys_calloc(c->n_origin + 1, sizeof *h->origin);
     if (!h->origin) return imp_fail(err, IMP_NOMEM, "out of memory");
@@ -92,7 +89,7 @@ void http_guard_deinit(imp_http *h)
     for (size_t i = 0; i < h->n_origin; i++) imp_sys_free(h->origin[i]);
     imp_sys_free(h->host);
     imp_sys_free(h->origin);
-    imp_sys_free(h->key);
+    http_keys_free(h->keys);
 }
 
 /* ---- Host -------------------------------------------------------------------------------------------- */
@@ -156,25 +153,16 @@ static bool host_ok(const imp_http *h, const char *value, int fd)
 
 /* ---- key --------------------------------------------------------------------------------------------- */
 
-/* Takes the same time wherever the two differ. */
-static bool same_key(const char *key, const char *given)
-{
-    size_t n = strlen(key), m = strlen(given);
-    volatile unsigned diff = n == m ? 0 : 1;
-    for (size_t i = 0; i < n; i++) diff |= (unsigned char)key[i] ^ (unsigned char)(m ? given[i % m] : 0);
-    return diff == 0;
-}
-
-static bool key_ok(const imp_http *h, struct MHD_Connection *conn)
+static bool key_ok(http_stream *s, struct MHD_Connection *conn)
 {
     const char *a = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Authorization");
     if (a && strncasecmp(a, "Bearer ", 7) == 0) {
         a += 7;
         while (*a == ' ') a++;
-        return same_key(h->key, a);
+        return http_keys_find(s->h->keys, a, &s->who, s->client);
     }
     const char *x = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "x-api-key");
-    return x && same_key(h->key, x);
+    return http_keys_find(s->h->keys, x, &s->who, s->client);
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------------- */
@@ -258,7 +246,7 @@ void http_guard_check(http_stream *s, struct MHD_Connection *conn)
         atomic_fetch_add(&h->n_bad_origin, 1);
         http_refuse(v, 403, "wrong_origin",
                     "pages of this origin may not call this server: allow the origin first");
-    } else if (h->key && !is_open(s) && !key_ok(h, conn)) {
+    } else if (http_keys_any(h->keys) && !is_open(s) && !key_ok(s, conn)) {
         atomic_fetch_add(&h->n_bad_key, 1);
         http_refuse(v, 401, "invalid_api_key",
                     "the API key is missing or wrong: send it as Authorization: Bearer KEY");

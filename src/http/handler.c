@@ -60,7 +60,8 @@ static void answer_api(void *arg)
 {
     http_stream *s = arg;
     imp_api_sink sink = http_stream_sink(s);
-    imp_api_request rq = {.method = s->method, .path = s->path, .body = s->body.data, .n_body = s->body.n};
+    imp_api_request rq = {
+        .method = s->method, .path = s->path, .body = s->body.data, .n_body = s->body.n, .who = s->who};
     http_stream_set_call(s, imp_api_start(s->h->api, &rq, &sink));
     atomic_fetch_sub(&s->h->body_bytes, s->body.n);
     imp_buf_deinit(&s->body);

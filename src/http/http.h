@@ -3,7 +3,7 @@
  * Place:   layer 9, over src/api; used by src/app. libmicrohttpd does the bytes of HTTP.
  * Idea:    one polling thread serves every connection. A request that waits for the engine is suspended; the
  *          engine's events append to its queue and resume it. No thread a stream.
- * Always:  nothing but loopback without an API key; Host and Origin are compared exactly; a client that goes
+ * Always:  nothing but loopback without API keys; Host and Origin are compared exactly; a client that goes
  *          away is cancelled in the engine at once.
  * Threads: start and stop from one thread; the rest runs on threads of its own. */
 #ifndef IMP_HTTP_H
@@ -18,9 +18,11 @@
 typedef struct imp_http imp_http;
 
 typedef struct imp_http_config {
-    const char *host;           /* address or name to listen on; NULL: 127.0.0.1 */
-    uint16_t port;              /* 0: the system picks one, see imp_http_port */
-    const char *api_key;        /* NULL or "": none, allowed on loopback only */
+    const char *host;       /* address or name to listen on; NULL: 127.0.0.1 */
+    uint16_t port;          /* 0: the system picks one, see imp_http_port */
+    const char *api_key;    /* NULL or "": none; without any key only loopback is allowed */
+    const char *key_file;   /* keys, one a line (keys.c); read again when it changes. NULL: none */
+    const char *access_log; /* a line of JSON for each request is appended here; "-": stderr; NULL: none */
     const char *const *origins; /* further web origins that may call, "https://example.com"; "*" is refused */
     size_t n_origin;
     const char *const *hosts; /* further host names clients may use, without port */
@@ -40,6 +42,11 @@ typedef struct imp_http_config {
  * address is not this machine's; err says what to do. engine must outlive the server. */
 IMP_MUST_USE imp_status imp_http_start(imp_engine *engine, const imp_http_config *config, imp_http **out,
                                        imp_error *err);
+/* Are the files that config names there and well-formed? For before anything is loaded. Errors as of imp_http_start. */
+IMP_MUST_USE imp_status imp_http_check(const imp_http_config *config, imp_error *err);
+/* Read the key file again now and open the access log anew. What is broken stays as it was; the log says why. Any
+ * thread. */
+void imp_http_reload(imp_http *h);
 uint16_t imp_http_port(const imp_http *h); /* the port it really listens on */
 /* Stop accepting, let running requests finish for up to drain_ms, cancel the rest (each still gets its final event
  * and is sent), then free the server. NULL is allowed. */

@@ -10,21 +10,24 @@
 #include "base/base.h"
 #include "base/thread.h"
 #include "http/http.h"
+#include "http/keys.h"
 
 enum {
     IMP_HTTP_MAX_HEADER = 16 << 10,
     IMP_HTTP_POOL = 64 << 10, /* memory of a connection in libmicrohttpd: header, read and write buffer */
     IMP_HTTP_INLINE_BODY =
-        16 << 10,           /* a larger body is parsed by the worker, so that streams go on meanwhile */
-    IMP_HTTP_FIRST_S = 10,  /* a connection that has sent no whole header is closed after this silence */
-    IMP_HTTP_IDLE_MS = 250, /* the same for connections without a request */
-    IMP_HTTP_WATCH_MS = 10, /* how soon a silent client's end is seen */
+        16 << 10,            /* a larger body is parsed by the worker, so that streams go on meanwhile */
+    IMP_HTTP_FIRST_S = 10,   /* a connection that has sent no whole header is closed after this silence */
+    IMP_HTTP_IDLE_MS = 250,  /* the same for connections without a request */
+    IMP_HTTP_LOOK_MS = 1000, /* how often the files that may be replaced are looked at */
+    IMP_HTTP_WATCH_MS = 10,  /* how soon a silent client's end is seen */
     IMP_HTTP_MAX_DISCARD =
         64 << 20, /* read and thrown away so that a refusal arrives; then the connection is cut */
     IMP_HTTP_MAX_REPLY_HEADER = 6
 };
 
 typedef struct http_stream http_stream;
+typedef struct http_access http_access;
 
 /* Something the worker thread does: answer a request whose body is large, or write a large answer. */
 typedef struct http_job {
@@ -40,8 +43,9 @@ struct imp_http {
     int listen_fd;
     uint16_t port;
     /* configuration, copied */
-    char *key;     /* NULL: none */
-    char **origin; /* [n_origin] */
+    http_keys *keys;
+    http_access *access; /* NULL: no access log */
+    char **origin;       /* [n_origin] */
     size_t n_origin;
     char **host; /* [n_host], names accepted in Host, lower case, without port */
     size_t n_host;
@@ -61,6 +65,8 @@ struct imp_http {
     imp_thread *watcher, *worker;
     atomic_bool draining;
     /* counters */
+    _Atomic uint64_t next_id;
+    uint64_t id_seed;
     _Atomic uint64_t body_bytes; /* held now */
     _Atomic uint64_t n_connection, n_open, n_in, n_out, n_bad_host, n_bad_origin, n_bad_key, n_gone, n_slow;
 };
@@ -95,6 +101,10 @@ struct http_stream {
     bool dispatched, queued;
     uint64_t t0_ns;
     bool is_head;
+    char id[24]; /* X-Request-Id */
+    imp_api_who who;
+    char client[IMP_KEY_NAME]; /* whose key it has; "": none */
+    char remote[48];           /* address; with an access log only */
 
     imp_mutex *mu;               /* guards all below */
     struct MHD_Connection *conn; /* NULL: finished */
@@ -106,7 +116,9 @@ struct http_stream {
     char type[64];
     char hname[IMP_HTTP_MAX_REPLY_HEADER][40], hvalue[IMP_HTTP_MAX_REPLY_HEADER][96];
     size_t n_header;
-    imp_buf out; /* answer bytes that MHD has not taken yet, from out_at on */
+    uint64_t n_sent;   /* bytes of the answer's body that were handed to libmicrohttpd */
+    imp_api_note note; /* what the API says of it; with an access log only */
+    imp_buf out;       /* answer bytes that MHD has not taken yet, from out_at on */
     size_t out_at;
 };
 
@@ -131,6 +143,13 @@ void http_stream_finished(http_stream *s); /* MHD is done with the request */
 /* Queue the answer if it can start, else suspend. */
 enum MHD_Result http_stream_reply(http_stream *s);
 void http_stream_abort(http_stream *s);
+
+/* access.c: a line for each request. */
+imp_status http_access_open(const char *path, http_access **out, imp_error *err);
+void http_access_close(http_access *a);                 /* NULL is allowed */
+void http_access_reopen(http_access *a);                /* after the file was moved away */
+void http_access_remote(int fd, char *out, size_t cap); /* the other side's address; "": not known */
+void http_access_write(http_stream *s);                 /* it has ended; its answer is sent or lost */
 
 /* handler.c: the callbacks of libmicrohttpd. */
 enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,

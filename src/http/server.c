@@ -15,6 +15,7 @@ void http_unref(imp_http *h)
 {
     if (atomic_fetch_sub(&h->refs, 1) != 1) return;
     imp_api_unref(h->api);
+    http_access_close(h->access);
     http_guard_deinit(h);
     if (h->cond) imp_cond_free(h->cond);
     if (h->mu) imp_mutex_free(h->mu);
@@ -131,13 +132,25 @@ static bool is_slow(http_stream *s)
     return slow;
 }
 
+/* Files that may be replaced while the server runs. */
+static bool has_files(const imp_http *h)
+{
+    return http_keys_watched(h->keys);
+}
+
 static void watch(void *arg)
 {
     imp_http *h = arg;
-    uint64_t idle_ns = 0; /* when idle connections were last looked at */
+    uint64_t idle_ns = 0, look_ns = imp_now_ns(); /* when idle connections, and files, were last looked at */
     imp_mutex_lock(h->mu);
     while (!h->stop) {
         uint64_t now = imp_now_ns();
+        if (has_files(h) && now - look_ns >= IMP_HTTP_LOOK_MS * 1000000ull) {
+            look_ns = now;
+            imp_mutex_unlock(h->mu);
+            http_keys_refresh(h->keys, false);
+            imp_mutex_lock(h->mu);
+        }
         if (now - idle_ns >= IMP_HTTP_IDLE_MS * 1000000ull) {
             close_left_connections(h);
             idle_ns = now;
@@ -154,6 +167,8 @@ static void watch(void *arg)
             (void)imp_cond_wait_ms(h->cond, h->mu, IMP_HTTP_WATCH_MS);
         else if (h->conn)
             (void)imp_cond_wait_ms(h->cond, h->mu, IMP_HTTP_IDLE_MS);
+        else if (has_files(h))
+            (void)imp_cond_wait_ms(h->cond, h->mu, IMP_HTTP_LOOK_MS);
         else
             imp_cond_wait(h->cond, h->mu);
     }
@@ -213,6 +228,7 @@ static imp_status start_parts(imp_http *h, imp_engine *engine, const imp_http_co
     const char *host = c->host ? c->host : "127.0.0.1";
     IMP_TRY(http_listen(host, c->port, &h->listen_fd, &h->port, &h->loopback, &h->wildcard, err));
     IMP_TRY(http_guard_init(h, c, err));
+    if (c->access_log) IMP_TRY(http_access_open(c->access_log, &h->access, err));
     imp_api_config ac = {engine, c->hardware, c->user};
     IMP_TRY(imp_api_new(&ac, &h->api, err));
     imp_api_set_http_stats(h->api, get_stats, h);
@@ -230,6 +246,8 @@ imp_status imp_http_start(imp_engine *engine, const imp_http_config *config, imp
     if (!h) return imp_fail(err, IMP_NOMEM, "out of memory");
     atomic_init(&h->refs, 1);
     h->listen_fd = -1;
+    uint64_t now = imp_now_ns();
+    h->id_seed = imp_hash(&now, sizeof now, (uint64_t)getpid());
     h->last_job = &h->first_job;
     h->max_body = config->max_body_bytes ? config->max_body_bytes : 32u << 20;
     h->max_total = config->max_total_bytes ? config->max_total_bytes : 8 * h->max_body;
@@ -249,6 +267,20 @@ imp_status imp_http_start(imp_engine *engine, const imp_http_config *config, imp
     if (h->listen_fd >= 0) close(h->listen_fd);
     http_unref(h);
     return st;
+}
+
+imp_status imp_http_check(const imp_http_config *config, imp_error *err)
+{
+    http_keys *k;
+    IMP_TRY(http_keys_new(config->api_key, config->key_file, &k, err));
+    http_keys_free(k);
+    return IMP_OK;
+}
+
+void imp_http_reload(imp_http *h)
+{
+    http_keys_refresh(h->keys, true);
+    if (h->access) http_access_reopen(h->access);
 }
 
 uint16_t imp_http_port(const imp_http *h)

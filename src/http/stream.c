@@ -31,7 +31,10 @@ http_stream *http_stream_new(imp_http *h, struct MHD_Connection *conn, const cha
     info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     s->link = info ? info->socket_context : NULL;
     s->t0_ns = imp_now_ns();
+    if (h->access) http_access_remote(s->fd, s->remote, sizeof s->remote);
     s->is_head = strcmp(method, "HEAD") == 0;
+    uint64_t k = atomic_fetch_add(&h->next_id, 1);
+    (void)snprintf(s->id, sizeof s->id, "r%016llx", (unsigned long long)imp_hash(&k, sizeof k, h->id_seed));
     atomic_init(&s->refs, 1);
     atomic_fetch_add(&h->refs, 1);
     imp_mutex_lock(h->mu);
@@ -122,6 +125,7 @@ void http_stream_finished(http_stream *s)
         if (call) imp_api_cancel(call, IMP_API_GONE);
     }
     imp_api_release(call);
+    if (h->access) http_access_write(s);
     imp_api_observe(h->api, s->path, status, (double)(imp_now_ns() - s->t0_ns) * 1e-9);
     http_stream_unref(s);
 }
@@ -183,10 +187,18 @@ static bool sink_later(void *user, void (*fn)(void *arg), void *arg)
     return http_run_later(s->h, fn, arg);
 }
 
+static void sink_note(void *user, const imp_api_note *note)
+{
+    http_stream *s = user;
+    imp_mutex_lock(s->mu);
+    s->note = *note;
+    imp_mutex_unlock(s->mu);
+}
+
 imp_api_sink http_stream_sink(http_stream *s)
 {
     atomic_fetch_add(&s->refs, 1);
-    return (imp_api_sink){sink_begin, sink_write, sink_end, sink_later, s};
+    return (imp_api_sink){sink_begin, sink_write, sink_end, sink_later, s->h->access ? sink_note : NULL, s};
 }
 
 /* ---- the reader: libmicrohttpd's side -------------------------------------------------------------------- */
@@ -206,6 +218,7 @@ static ssize_t read_out(void *cls, uint64_t pos, char *buf, size_t max)
         s->out_at += n;
         if (s->out_at == s->out.n) s->out_at = s->out.n = 0;
         atomic_fetch_add(&s->h->n_out, n);
+        s->n_sent += n;
         got = (ssize_t)n;
     } else if (s->ended) {
         got = MHD_CONTENT_READER_END_OF_STREAM;
@@ -233,6 +246,7 @@ static void add_headers(const http_stream *s, struct MHD_Response *r)
     }
     if (!cached) MHD_add_response_header(r, "Cache-Control", "no-store");
     MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(r, "X-Request-Id", s->id);
     if (s->h->n_origin) MHD_add_response_header(r, "Vary", "Origin");
     if (s->cors_origin) MHD_add_response_header(r, "Access-Control-Allow-Origin", s->cors_origin);
     if (atomic_load(&s->h->draining)) MHD_add_response_header(r, "Connection", "close");
@@ -250,6 +264,7 @@ static struct MHD_Response *make_response(http_stream *s)
     size_t n = s->out.n;
     if (s->out.failed) return NULL;
     atomic_fetch_add(&s->h->n_out, n);
+    s->n_sent = n;
     if (n == 0) return MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
     char *p = imp_buf_take(&s->out);
     r = MHD_create_response_from_buffer_with_free_callback(n, p, imp_sys_free);

@@ -130,7 +130,7 @@ void imp_sched_index(imp_sched *s, job *j, bool end)
         imp_cost_shape sh = imp_cost_shape_chunk(n_tok, from, 0);
         double cost = s->c.hooks.predict != NULL ? s->c.hooks.predict(s->c.hooks.user, &sh, false)
                                                  : n_tok * (1 + 1e-4 * from);
-        imp_prefix_add(&s->prefix, j->block, j->n_indexed, j->ids + from, n_tok, cost);
+        imp_prefix_add(&s->prefix, j->r.cache_scope, j->block, j->n_indexed, j->ids + from, n_tok, cost);
     }
 }
 
@@ -173,7 +173,7 @@ static bool before(const imp_sched *s, const job *a, const job *b)
 static bool is_coming(const imp_sched *s, const job *j, uint32_t n)
 {
     for (const job *k = s->running.first; k != NULL; k = k->next) {
-        if (k->n_past >= k->n_prompt) continue;
+        if (k->n_past >= k->n_prompt || k->r.cache_scope != j->r.cache_scope) continue;
         size_t most = IMP_MIN(IMP_MIN(k->n_prompt, j->n_ids - 1) / IMP_KV_BLOCK, (size_t)n + 1);
         if (most > n && memcmp(j->ids, k->ids, most * IMP_KV_BLOCK * sizeof *j->ids) == 0) return true;
     }
@@ -242,7 +242,7 @@ static bool find_memory(imp_sched *s, job *j, bool *coming)
     if (j->push != NULL && !j->split) return bring_cache(s, j);
     imp_prefix_hit h = {.tail = IMP_PREFIX_NONE};
     if (j->r.kind == IMP_REQUEST_GENERATE)
-        h = imp_prefix_match(&s->prefix, j->ids, (uint32_t)j->n_ids - 1, j->block);
+        h = imp_prefix_match(&s->prefix, j->r.cache_scope, j->ids, (uint32_t)j->n_ids - 1, j->block);
     j->n_block = j->n_indexed = h.n_block;
     *coming = j->r.kind == IMP_REQUEST_GENERATE && is_coming(s, j, h.n_block);
     bool room = !*coming && imp_sched_blocks(s, j, (uint32_t)IMP_MIN(j->n_ids + 1, (size_t)s->c.n_ctx));

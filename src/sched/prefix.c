@@ -4,6 +4,8 @@
  * Idea:    a tree over block numbers. A whole block is found by a hash chained from the block before it, keyed at random
  *          so that no client can make collisions, and its tokens are compared all the same. Sequences' last, partly
  *          filled blocks hang in the tree too; what they share with a new prompt is copied.
+ *          A scope's beginnings are found by its own requests only: how fast an answer comes tells nobody what others
+ *          asked.
  *          Evicted is the leaf of least worth: worth is the seconds that computing it again takes, plus the level that
  *          eviction had reached when it was used last (so that what is old loses to what is new).
  * Always:  a node's parent is in the index; the index holds each of its blocks once; a sequence holds all blocks before
@@ -49,22 +51,24 @@ void imp_prefix_deinit(imp_prefix *x)
 
 /* ---- the hash table ---------------------------------------------------------------------------------- */
 
-static void chain(const imp_prefix *x, uint32_t parent, const int32_t *token, uint64_t hash[2])
+static void chain(const imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token,
+                  uint64_t hash[2])
 {
     struct {
         uint64_t before[2];
         int32_t token[IMP_KV_BLOCK];
-    } in = {{0}, {0}};
+    } in = {{scope}, {0}};
     if (parent != IMP_PREFIX_NONE) memcpy(in.before, x->node[parent].hash, sizeof in.before);
     memcpy(in.token, token, sizeof in.token);
     imp_siphash(x->key, &in, sizeof in, hash);
 }
 
-static uint32_t find(const imp_prefix *x, uint32_t parent, const int32_t *token, const uint64_t hash[2])
+static uint32_t find(const imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token,
+                     const uint64_t hash[2])
 {
     for (uint32_t i = (uint32_t)hash[0] & x->mask; x->slot[i] != IMP_PREFIX_NONE; i = (i + 1) & x->mask) {
         const imp_prefix_node *n = &x->node[x->slot[i]];
-        if (n->hash[0] == hash[0] && n->hash[1] == hash[1] && n->parent == parent &&
+        if (n->hash[0] == hash[0] && n->hash[1] == hash[1] && n->parent == parent && n->scope == scope &&
             memcmp(n->token, token, sizeof n->token) == 0)
             return x->slot[i];
     }
@@ -126,14 +130,15 @@ static uint32_t common(const int32_t *a, const int32_t *b, uint32_t n)
     return i;
 }
 
-imp_prefix_hit imp_prefix_match(imp_prefix *x, const int32_t *ids, uint32_t n, uint32_t *table)
+imp_prefix_hit imp_prefix_match(imp_prefix *x, uint64_t scope, const int32_t *ids, uint32_t n,
+                                uint32_t *table)
 {
     imp_prefix_hit h = {.tail = IMP_PREFIX_NONE};
     uint32_t at = IMP_PREFIX_NONE;
     while ((h.n_block + 1) * IMP_KV_BLOCK <= n) {
         uint64_t hash[2];
-        chain(x, at, ids + h.n_block * IMP_KV_BLOCK, hash);
-        uint32_t b = find(x, at, ids + h.n_block * IMP_KV_BLOCK, hash);
+        chain(x, scope, at, ids + h.n_block * IMP_KV_BLOCK, hash);
+        uint32_t b = find(x, scope, at, ids + h.n_block * IMP_KV_BLOCK, hash);
         if (b == IMP_PREFIX_NONE) break;
         touch(x, &x->node[b]);
         imp_kv_pool_ref(x->pool, b);
@@ -144,7 +149,7 @@ imp_prefix_hit imp_prefix_match(imp_prefix *x, const int32_t *ids, uint32_t n, u
     h.n_tail = IMP_PREFIX_TAIL_MIN - 1;
     for (uint32_t b = *children(x, at); b != IMP_PREFIX_NONE; b = x->node[b].next) {
         uint32_t same = common(x->node[b].token, rest, IMP_MIN(n_rest, x->node[b].n_tok));
-        if (same <= h.n_tail) continue;
+        if (x->node[b].scope != scope || same <= h.n_tail) continue;
         h.n_tail = same;
         h.tail = b;
     }
@@ -158,11 +163,12 @@ imp_prefix_hit imp_prefix_match(imp_prefix *x, const int32_t *ids, uint32_t n, u
 }
 
 /* True when the tree holds as much already; sequences' ends that this prolongs go. */
-static bool end_known(imp_prefix *x, uint32_t parent, const int32_t *token, uint32_t n_tok)
+static bool end_known(imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token, uint32_t n_tok)
 {
     for (uint32_t b = *children(x, parent), next; b != IMP_PREFIX_NONE; b = next) {
         const imp_prefix_node *n = &x->node[b];
         next = n->next;
+        if (n->scope != scope) continue;
         uint32_t same = common(n->token, token, IMP_MIN(n_tok, n->n_tok));
         if (same == n_tok) return true;
         if (same == n->n_tok && x->pool->ref[b] == 1) drop(x, b);
@@ -170,16 +176,16 @@ static bool end_known(imp_prefix *x, uint32_t parent, const int32_t *token, uint
     return false;
 }
 
-void imp_prefix_add(imp_prefix *x, uint32_t *table, uint32_t i, const int32_t *token, uint32_t n_tok,
-                    double cost)
+void imp_prefix_add(imp_prefix *x, uint64_t scope, uint32_t *table, uint32_t i, const int32_t *token,
+                    uint32_t n_tok, double cost)
 {
     uint32_t parent = i == 0 ? IMP_PREFIX_NONE : table[i - 1], block = table[i];
     imp_prefix_node *n = &x->node[block];
     if (n_tok == 0 || n->n_tok > 0) return; /* there already: it came from here */
     uint64_t hash[2] = {0, 0};
     if (n_tok == IMP_KV_BLOCK) {
-        chain(x, parent, token, hash);
-        uint32_t same = find(x, parent, token, hash);
+        chain(x, scope, parent, token, hash);
+        uint32_t same = find(x, scope, parent, token, hash);
         if (same != IMP_PREFIX_NONE) {
             touch(x, &x->node[same]);
             imp_kv_pool_ref(x->pool, same);
@@ -188,7 +194,7 @@ void imp_prefix_add(imp_prefix *x, uint32_t *table, uint32_t i, const int32_t *t
             return;
         }
     }
-    if (end_known(x, parent, token, n_tok)) return;
+    if (end_known(x, scope, parent, token, n_tok)) return;
     uint32_t *first = children(x, parent);
     *n = (imp_prefix_node){.hash = {hash[0], hash[1]},
                            .parent = parent,
@@ -197,6 +203,7 @@ void imp_prefix_add(imp_prefix *x, uint32_t *table, uint32_t i, const int32_t *t
                            .next = *first,
                            .depth = i,
                            .n_tok = n_tok,
+                           .scope = scope,
                            .cost = cost};
     memcpy(n->token, token, n_tok * sizeof *token);
     if (*first != IMP_PREFIX_NONE) x->node[*first].prev = block;

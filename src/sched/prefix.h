@@ -17,6 +17,7 @@ typedef struct imp_prefix_node {
     double worth;               /* what is evicted first has the least */
     double cost;                /* seconds to compute it again */
     uint64_t used;
+    uint64_t scope; /* whose requests may find it; the same along a chain */
     int32_t token[IMP_KV_BLOCK];
 } imp_prefix_node;
 
@@ -41,14 +42,15 @@ typedef struct imp_prefix_hit {
     uint32_t tail;    /* a block of which n_tail tokens fit, held once more, to be copied; NONE */
     uint32_t n_tail;
 } imp_prefix_hit;
-/* The longest known beginning of ids[0..n-1]. table: room for n / IMP_KV_BLOCK entries. */
-imp_prefix_hit imp_prefix_match(imp_prefix *x, const int32_t *ids, uint32_t n, uint32_t *table);
+/* The longest beginning of ids[0..n-1] that is known in the scope. table: room for n / IMP_KV_BLOCK entries. */
+imp_prefix_hit imp_prefix_match(imp_prefix *x, uint64_t scope, const int32_t *ids, uint32_t n,
+                                uint32_t *table);
 
 /* Block i of a sequence (table[0..i-1] are in the index) holds n_tok tokens, computed. Taken into the index, or when one
  * with the same beginning is there already, that one takes its place in the table (whole blocks), the other is given
  * back. cost: seconds to compute it. */
-void imp_prefix_add(imp_prefix *x, uint32_t *table, uint32_t i, const int32_t *token, uint32_t n_tok,
-                    double cost);
+void imp_prefix_add(imp_prefix *x, uint64_t scope, uint32_t *table, uint32_t i, const int32_t *token,
+                    uint32_t n_tok, double cost);
 /* Give back the block that is worth least of those that only the index holds. false: there is none. */
 bool imp_prefix_evict(imp_prefix *x);
 

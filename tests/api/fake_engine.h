@@ -284,6 +284,11 @@ char *imp_receipt_json(imp_engine *e, uint64_t id)
     (void)e;
     return fake_json(id, "{\"id\":%llu,\"prefill\":{\"device\":\"fake0\"}}");
 }
+char *imp_receipt_device(imp_engine *e, uint64_t id)
+{
+    (void)e;
+    return fake_json(id, "fake0");
+}
 char *imp_explain_json(imp_engine *e, uint64_t id)
 {
     (void)e;

@@ -518,7 +518,7 @@ static void metrics_count(void **state)
     for (char *p = a.body; *p; p = strchr(p, '\n') + 1) {
         assert_non_null(strchr(p, '\n'));
         if (*p == '#') continue;
-        assert_true(strncmp(p, "impetus_", 8) == 0);
+        assert_true(strncmp(p, "impetus_", 8) == 0 || strncmp(p, "vllm:", 5) == 0);
         char *v = p + strcspn(p, "\n");
         while (v > p && v[-1] != ' ') v--;
         char *e;

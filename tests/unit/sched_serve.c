@@ -142,6 +142,7 @@ static void rig_free(rig *r)
 }
 
 static int32_t ids[4096];
+static uint64_t scope; /* of the next requests */
 
 static void ask(rig *r, client *c, size_t n, uint32_t max_tok, uint64_t who, int32_t priority)
 {
@@ -153,6 +154,7 @@ static void ask(rig *r, client *c, size_t n, uint32_t max_tok, uint64_t who, int
                      .max_tok = max_tok,
                      .want_logprobs = true,
                      .client = who,
+                     .cache_scope = scope,
                      .priority = priority,
                      .on_event = on_event,
                      .user = c};
@@ -234,6 +236,33 @@ static void shared_prompts_wait_for_the_first(void **state)
     finish(&r);
     for (int i = 0; i < 16; i++) ids[640] = i, check(&c[i], 650, 4);
     assert_true(r.f->n_computed < 640 + 16 * (10 + 4) + 64);
+    rig_free(&r);
+}
+
+/* What one scope asked is news to another, whole blocks and ends alike, and while both run; it costs neither its own. */
+static void scopes_share_nothing(void **state)
+{
+    (void)state;
+    rig r = rig_new(128, 4, 0);
+    static client c[3];
+    fill(8);
+    for (uint64_t round = 0; round < 2; round++)
+        for (scope = 0; scope < 3; scope++) {
+            ask(&r, &c[0], 300, 20, 0, 0), finish(&r), check(&c[0], 300, 20);
+            assert_int_equal(c[0].usage.n_cached, round ? 299 : 0);
+            ask(&r, &c[0], 30, 4, 0, 0), finish(&r), check(&c[0], 30, 4);
+            assert_int_equal(c[0].usage.n_cached, 29); /* of its own */
+        }
+    fill(9);
+    for (scope = 0; scope < 3; scope++) ask(&r, &c[scope], 640, 4, 0, 0);
+    uint32_t before = r.f->n_computed;
+    finish(&r);
+    for (int i = 0; i < 3; i++) {
+        check(&c[i], 640, 4);
+        assert_int_equal(c[i].usage.n_cached, 0);
+    }
+    assert_true(r.f->n_computed - before >= 3 * 640);
+    scope = 0;
     rig_free(&r);
 }
 
@@ -391,6 +420,7 @@ int main(void)
         cmocka_unit_test(siphash_is_siphash),
         cmocka_unit_test(beginnings_are_not_computed_again),
         cmocka_unit_test(shared_prompts_wait_for_the_first),
+        cmocka_unit_test(scopes_share_nothing),
         cmocka_unit_test(eviction_keeps_what_is_used),
         cmocka_unit_test(streams_keep_their_pace),
         cmocka_unit_test(embeddings_do_not_disturb),
