@@ -207,7 +207,7 @@ imp_sys_stamp imp_sys_file_stamp(const char *path)
                            .n = (uint64_t)st.st_size,
                            .device = (uint64_t)st.st_dev,
                            .inode = (uint64_t)st.st_ino,
-                           .others = (st.st_mode & (S_IRWXG | S_IRWXO)) != 0};
+                           .others = (st.st_mode & 077) != 0};
 }
 
 bool imp_sys_same_stamp(const imp_sys_stamp *a, const imp_sys_stamp *b)

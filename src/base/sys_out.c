@@ -139,7 +139,7 @@ imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err)
 imp_status imp_sys_append_open(const char *path, int *out_fd, imp_error *err)
 {
     *out_fd = imp_sys_should_fail() ? (errno = EIO, -1)
-                                    : open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+                                    : open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
     return *out_fd >= 0 ? IMP_OK : failed(err, "open for writing", path);
 }
 

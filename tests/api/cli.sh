@@ -244,7 +244,7 @@ yes "Ctrl-C ends a long command as the signal says" test "$rc" -eq 130 -a ! -s "
 fails 1 "is not built yet" serve -m hf:owner/name
 fails 1 "there is no file or folder" serve -m "$M" -m x="$T/nothing.gguf" --log-level error -q --json
 : >"$T/key"
-fails 1 "is empty" serve -m "$M" --api-key-file "$T/key" --json
+fails 1 "holds no key" serve -m "$M" --api-key-file "$T/key" --json
 fails 1 "$T/nokey" serve -m "$M" --api-key-file "$T/nokey" --json
 "$I" serve -m story="$M" --port 0 --json >"$T/serve" 2>"$T/serve.err" & SERVER=$!
 i=0
