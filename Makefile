@@ -117,6 +117,9 @@ $(BUILD)/tests/$(1): tests/$(1).c $(call libs_of,$(call test_layer,$(1))) $(wild
 	$$(Q)$$(CC) $$(CFLAGS_ALL) -Wno-conversion -Itests $$(LDFLAGS_ALL) tests/$(1).c -Wl,--start-group $(call libs_of,$(call test_layer,$(1))) -Wl,--end-group $$(LIB_LIBS) $$(TEST_LIBS) -lm -MMD -MP -MF $$@.d -o $$@
 endef
 $(foreach t,$(patsubst tests/%.c,%,$(TEST_SRC)),$(eval $(call test_rule,$(t))))
+ifeq ($(ARCH),x86_64)
+$(BUILD)/tests/unit/kern_amx: private CFLAGS_ALL += $(isa_amx)
+endif
 
 # Fuzz targets: fuzz/NAME.c defines LLVMFuzzerTestOneInput; `make test` replays fuzz/corpus/NAME through fuzz/replay.c.
 FUZZ_NAMES := $(filter-out replay,$(patsubst fuzz/%.c,%,$(wildcard fuzz/*.c)))

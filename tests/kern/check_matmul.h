@@ -194,7 +194,7 @@ static double x_rounding(const struct matmul_case *t, const double *x, uint32_t 
 {
     if (t->v->x_bits == 0) return 0;
     double max = 0;
-    for (uint32_t j = i & ~31u; j < (i & ~31u) + 32; j++) max = fmax(max, fabs(x[j]));
+    for (uint32_t j = i & ~31u; j < t->k && j < (i & ~31u) + 32; j++) max = fmax(max, fabs(x[j]));
     return fmin(max, fmax(max / 65534, 0x1p-100));
 }
 
@@ -273,7 +273,7 @@ static void check_type(struct check *c, const imp_matmul *v, imp_dtype type, uin
                        bool few)
 {
     static const uint32_t ks[] = {1, 2, 3, 5, 7, 9, 11, 15, 17, 33},
-                          ms[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17},
+                          ms[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 33},
                           ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 31};
     static const uint32_t plain_k[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 61, 64, 67, 127, 193, 257};
     size_t n_k = k_step == 1 ? IMP_COUNT(plain_k) : k_step == 256 ? 4 : IMP_COUNT(ks);

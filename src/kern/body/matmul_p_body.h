@@ -314,13 +314,8 @@ static void p_pack(const imp_tensor *w, struct p_type t, uint8_t *out)
     }
 }
 
-#define P_VARIANT(type, TYPE, isa_name, isa_id, bits, type_id, k_mult)                                       \
-    P_TILES(type, TYPE)                                                                                      \
-    static void run_##type(const imp_matmul_args *a)                                                         \
-    {                                                                                                        \
-        static const p_tile_fn fn[4] = {type##_x1, type##_x2, type##_x4, type##_xn};                         \
-        p_run(a, TYPE, fn);                                                                                  \
-    }                                                                                                        \
+/* pack(), packed_bytes() and the descriptor of a variant whose run_##type is there. */
+#define P_DESCRIPTOR(type, TYPE, isa_name, isa_id, bits, type_id, k_mult, scratch_fn)                        \
     static void pack_##type(const imp_tensor *w, void *out)                                                  \
     {                                                                                                        \
         p_pack(w, TYPE, out);                                                                                \
@@ -341,9 +336,17 @@ static void p_pack(const imp_tensor *w, struct p_type t, uint8_t *out)
         .err_const = 12,                                                                                     \
         .packed_bytes = packed_##type,                                                                       \
         .pack = pack_##type,                                                                                 \
-        .scratch_bytes = p_scratch_bytes,                                                                    \
+        .scratch_bytes = scratch_fn,                                                                         \
         .run = run_##type,                                                                                   \
     };
+#define P_VARIANT(type, TYPE, isa_name, isa_id, bits, type_id, k_mult)                                       \
+    P_TILES(type, TYPE)                                                                                      \
+    static void run_##type(const imp_matmul_args *a)                                                         \
+    {                                                                                                        \
+        static const p_tile_fn fn[4] = {type##_x1, type##_x2, type##_x4, type##_xn};                         \
+        p_run(a, TYPE, fn);                                                                                  \
+    }                                                                                                        \
+    P_DESCRIPTOR(type, TYPE, isa_name, isa_id, bits, type_id, k_mult, p_scratch_bytes)
 #define P_VARIANTS(isa_name, isa_id, bits)                                                                   \
     P_VARIANT(q4_0, P_Q4_0, isa_name, isa_id, bits, IMP_Q4_0, 32)                                            \
     P_VARIANT(q8_0, P_Q8_0, isa_name, isa_id, bits, IMP_Q8_0, 32)                                            \

@@ -1,4 +1,4 @@
-/* kern/x86/peak_avx512.h - ceilings of 512-bit vectors; the includer defines PEAK_DOT(acc, x), an int8 multiply-add. */
+/* kern/x86/peak_avx512.h - ceilings of 512-bit vectors; the includer may define PEAK_DOT(acc, x), an int8 multiply-add. */
 #include "kern/variant.h"
 
 #include <immintrin.h>
@@ -23,6 +23,7 @@ static uint64_t read_all(const void *p, size_t n)
     return sum;
 }
 
+#if defined(PEAK_DOT)
 static double int8(uint64_t n_iter)
 {
     __m512i s[CHAIN], x = _mm512_set1_epi8((char)(n_iter & 1));
@@ -36,6 +37,7 @@ static double int8(uint64_t n_iter)
     for (int j = 0; j < CHAIN; j++) __asm__ volatile("" : : "v"(s[j]));
     return (double)n_iter * CHAIN * 128;
 }
+#endif
 
 static double f32(uint64_t n_iter)
 {
