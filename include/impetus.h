@@ -150,14 +150,46 @@ IMP_MUST_USE imp_status imp_detokenize(const imp_model *m, const int32_t *ids, s
 /* The bytes of one token as the vocabulary spells it; borrowed from the model; NULL when id is out of range. */
 const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n_out);
 
+/* A call of a tool, as it stands in a conversation. */
+typedef struct imp_tool_call {
+    const char *id; /* NULL: none */
+    const char *name;
+    const char *arguments; /* a JSON object */
+} imp_tool_call;
+
 typedef struct imp_message {
-    const char *role; /* "system", "user", "assistant" */
+    const char *role; /* "system", "user", "assistant", "tool" */
     const char *content;
+    const char *thought;        /* assistant: what it thought before it answered; NULL: nothing */
+    const imp_tool_call *calls; /* [n_calls] assistant: the calls it ends with */
+    size_t n_calls;
+    const char *call_id; /* tool: the call whose result this is; NULL: not said */
+    const char *name;    /* tool: the called tool; NULL: not said */
 } imp_message;
+
+/* A conversation, for the model's template. */
+typedef struct imp_chat {
+    const imp_message *msg;
+    size_t n_msg;
+    const char *
+        tools; /* JSON: [{"type":"function","function":{"name","description","parameters"}}, ...]; NULL: none */
+    int think;          /* 1: the model shall think first, 0: it shall not, -1: as its template does it */
+    const char *effort; /* how much: "low", "medium", "high"; NULL: not said */
+} imp_chat;
 /* The prompt text a chat becomes, ending where the assistant's answer starts; tokenise it with
- * IMP_TOK_PARSE_SPECIAL. UNSUPPORTED when the model's template is not known. imp_free *out_text. */
+ * IMP_TOK_PARSE_SPECIAL. UNSUPPORTED when the model's template is not known, or the chat has calls or tools and the model
+ * cannot be given any. imp_free *out_text. */
+IMP_MUST_USE imp_status imp_chat_prompt(const imp_model *m, const imp_chat *chat, char **out_text,
+                                        imp_error *err);
+/* The same for messages alone. */
 IMP_MUST_USE imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n_msgs,
                                         char **out_text, imp_error *err);
+
+/* How a model writes calls and thoughts. */
+typedef struct imp_toolfmt imp_toolfmt;
+const imp_toolfmt *imp_model_toolfmt(const imp_model *m); /* the model's; NULL: it has no chat template */
+const char *imp_toolfmt_name(const imp_toolfmt *f); /* "hermes", "mistral", ...; NULL: it calls no tools */
+bool imp_toolfmt_thinks(const imp_toolfmt *f);
 void imp_free(void *p);
 
 /* ---- requests ----------------------------------------------------------------------------- */
@@ -190,7 +222,8 @@ typedef enum imp_constraint_kind {
     IMP_CONSTRAINT_SCHEMA, /* JSON that validates against this JSON schema */
     IMP_CONSTRAINT_GBNF,   /* what this grammar's `root` gives */
     IMP_CONSTRAINT_REGEX,  /* the whole answer matches */
-    IMP_CONSTRAINT_CHOICE  /* one of these: a JSON list of strings */
+    IMP_CONSTRAINT_CHOICE, /* one of these: a JSON list of strings */
+    IMP_CONSTRAINT_TOOLS /* text and calls of tools as the model writes them: text/toolcall.h says how they are told */
 } imp_constraint_kind;
 /* INVALID, UNSUPPORTED (names what is not kept to), TOO_LARGE. imp_constraint_free before the model is released. */
 IMP_MUST_USE imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char *text, size_t n,

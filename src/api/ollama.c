@@ -97,8 +97,8 @@ imp_status imp_api_ollama_prompt(imp_api_params *p, const imp_model *m, imp_erro
     }
     p->msg = imp_arena_array(p->arena, 2, sizeof *p->msg);
     if (p->msg == NULL) return imp_fail(err, IMP_NOMEM, "out of memory");
-    if (p->system != NULL) p->msg[p->n_msg++] = (imp_message){"system", p->system};
-    p->msg[p->n_msg++] = (imp_message){"user", json_string_value(p->prompt)};
+    if (p->system != NULL) p->msg[p->n_msg++] = (imp_message){.role = "system", .content = p->system};
+    p->msg[p->n_msg++] = (imp_message){.role = "user", .content = json_string_value(p->prompt)};
     return IMP_OK;
 }
 

@@ -34,7 +34,7 @@ static imp_status add_message(chat *c, const char *role, const char *text, size_
     if (!copy) return imp_fail(&c->a->err, IMP_NOMEM, "no memory for the conversation");
     memcpy(copy, text, n);
     copy[n] = 0;
-    c->msg[c->n++] = (imp_message){role, copy};
+    c->msg[c->n++] = (imp_message){.role = role, .content = copy};
     return IMP_OK;
 }
 

@@ -92,8 +92,8 @@ static imp_status render(app *a, imp_model *m, const char *prompt, char **out)
     const char *system = opt_str(&a->opt, OPT_SYSTEM);
     imp_message msg[2];
     size_t n = 0;
-    if (system) msg[n++] = (imp_message){"system", system};
-    msg[n++] = (imp_message){"user", prompt};
+    if (system) msg[n++] = (imp_message){.role = "system", .content = system};
+    msg[n++] = (imp_message){.role = "user", .content = prompt};
     imp_status s = imp_chat_render(m, msg, n, out, &a->err);
     if (s != IMP_UNSUPPORTED) return s;
     return imp_fail(&a->err, s, "the chat template of '%.100s' is not known; continue plain text with --raw",

@@ -6,7 +6,7 @@
  * Always:  what is kept stays below KEEP constraints of at most MASKER_BYTES each; what requests still hold lives on.
  * Threads: any; the cache has its lock. */
 #include "engine/engine_int.h"
-#include "text/grammar.h"
+#include "text/toolcall.h"
 
 enum { KEEP = 8, MASKER_BYTES = 8 << 20 };
 
@@ -96,8 +96,8 @@ static imp_status from_choices(const json_t *list, imp_grammar **out, imp_error 
     return s;
 }
 
-static imp_status compile(imp_constraint_kind kind, const char *text, size_t n, imp_grammar **out,
-                          imp_error *err)
+static imp_status compile(const imp_model *m, imp_constraint_kind kind, const char *text, size_t n,
+                          imp_grammar **out, imp_error *err)
 {
     *out = NULL;
     switch (kind) {
@@ -105,13 +105,18 @@ static imp_status compile(imp_constraint_kind kind, const char *text, size_t n, 
     case IMP_CONSTRAINT_GBNF: return imp_grammar_from_gbnf(text, n, out, err);
     case IMP_CONSTRAINT_REGEX: return imp_grammar_from_regex(text, n, out, err);
     case IMP_CONSTRAINT_SCHEMA:
-    case IMP_CONSTRAINT_CHOICE: break;
+    case IMP_CONSTRAINT_CHOICE:
+    case IMP_CONSTRAINT_TOOLS: break;
     }
     json_error_t je;
     json_t *json = json_loadb(text, n, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
     if (json == NULL) return imp_fail_at(err, IMP_INVALID, (uint64_t)je.position, "not JSON: %s", je.text);
-    imp_status s = kind == IMP_CONSTRAINT_SCHEMA ? imp_grammar_from_schema(json, out, err)
-                                                 : from_choices(json, out, err);
+    imp_status s;
+    if (kind == IMP_CONSTRAINT_TOOLS)
+        s = imp_grammar_from_tools(m->toolfmt, json, out, err);
+    else
+        s = kind == IMP_CONSTRAINT_SCHEMA ? imp_grammar_from_schema(json, out, err)
+                                          : from_choices(json, out, err);
     json_decref(json);
     return s;
 }
@@ -139,6 +144,9 @@ imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char
     *out = NULL;
     if (m->net->generate == NULL || m->net->tok == NULL)
         return imp_fail(err, IMP_UNSUPPORTED, "the model generates no text that could be constrained");
+    if (kind == IMP_CONSTRAINT_TOOLS && m->toolfmt == NULL)
+        return imp_fail_field(err, IMP_UNSUPPORTED, "tools",
+                              "this model cannot be given tools: it has no chat template of its own");
     imp_mutex_lock(c->lock);
     masker = find(c, kind, text, n);
     imp_status s = IMP_OK;
@@ -149,7 +157,7 @@ imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char
         *out = masker;
         return s;
     }
-    IMP_TRY(compile(kind, text, n, &g, err));
+    IMP_TRY(compile(m, kind, text, n, &g, err));
     s = imp_masker_new(g, c->tree, MASKER_BYTES, &masker);
     imp_grammar_unref(g);
     if (s != IMP_OK) return imp_fail(err, s, "out of memory");

@@ -20,6 +20,7 @@
 #include "sched/sched.h"
 #include "text/chat.h"
 #include "text/jinja.h"
+#include "text/toolcall.h"
 
 /* Beside a prompt a step that generates may take this much longer, and embeddings may take this share of its time. */
 #define IMP_PACE        1.4
@@ -67,6 +68,7 @@ struct imp_model {
     imp_net *net;
     struct imp_constraints *constraints;
     imp_jinja *template;   /* the model's own chat template; NULL: none, or not understood */
+    imp_toolfmt *toolfmt;  /* how it writes calls and thoughts; NULL: no template */
     imp_error no_template; /* why it is not understood; status OK: there is none */
     imp_chat_family chat;  /* for a model without a template: what its control tokens say */
     char template_id[32];  /* "chatml", "jinja"; "": chat is refused */

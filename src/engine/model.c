@@ -273,6 +273,7 @@ void imp_model_free(imp_model *m)
 {
     for (uint32_t i = 0; i < MAX_UNIT; i++) imp_instance_free(&m->inst[i]);
     imp_jinja_free(m->template);
+    imp_toolfmt_free(m->toolfmt);
     imp_constraints_free(m->constraints);
     imp_net_close(m->net);
     imp_sys_free(m->id);

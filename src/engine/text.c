@@ -53,6 +53,38 @@ const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n_out)
 
 /* ---- chats: the model's own template, or a family that its control tokens show ------------------------------ */
 
+/* A special token as its template sees it; NULL: the vocabulary has none. */
+static const char *special(const imp_tokenizer *t, int32_t id)
+{
+    size_t n;
+    return id >= 0 ? imp_tokenizer_piece(t, id, &n) : NULL;
+}
+
+/* How calls and thoughts are written, and the control tokens that are part of that shown in answers. */
+static imp_status probe(imp_model *m, imp_error *err)
+{
+    imp_tokenizer *t = m->net->tok;
+    const char *src = m->net->chat_template;
+    imp_status s = imp_toolfmt_probe(m->template, src, special(t, imp_tokenizer_bos(t)),
+                                     special(t, imp_tokenizer_eos(t)), &m->toolfmt);
+    if (s != IMP_OK) return imp_fail(err, s, "not enough memory for the chat template");
+    const char *name = imp_toolfmt_name(m->toolfmt), *why = imp_toolfmt_why(m->toolfmt);
+    if (name != NULL)
+        imp_log(IMP_LOG_INFO, "%s: tools: %s", m->id, name);
+    else
+        imp_log(IMP_LOG_WARN, "%s: no tools: %s", m->id, why);
+    for (size_t i = 0; i < imp_tokenizer_n(t); i++) {
+        size_t n = 0;
+        const char *piece = imp_tokenizer_piece(t, (int32_t)i, &n);
+        bool ends = false;
+        for (uint32_t k = 0; k < m->net->cfg.n_eos; k++) ends = ends || m->net->cfg.eos[k] == (int32_t)i;
+        if (imp_tokenizer_kind(t, (int32_t)i) == IMP_TOKEN_CONTROL && !ends &&
+            imp_toolfmt_has_text(m->toolfmt, piece, n))
+            imp_tokenizer_show(t, (int32_t)i);
+    }
+    return IMP_OK;
+}
+
 imp_status imp_model_init_chat(imp_model *m, imp_error *err)
 {
     const imp_net *net = m->net;
@@ -67,6 +99,7 @@ imp_status imp_model_init_chat(imp_model *m, imp_error *err)
             imp_jinja_compile(net->chat_template, strlen(net->chat_template), &m->template, &m->no_template);
         if (s == IMP_NOMEM) return imp_fail(err, s, "not enough memory for the chat template");
         if (s != IMP_OK) imp_log(IMP_LOG_WARN, "%s: no chat: %s", m->id, m->no_template.text);
+        if (s == IMP_OK) IMP_TRY(probe(m, err));
         name = s == IMP_OK ? imp_chat_name(imp_chat_detect(net->tok, net->chat_template)) : "";
         if (name == NULL) name = "jinja";
     }
@@ -74,51 +107,38 @@ imp_status imp_model_init_chat(imp_model *m, imp_error *err)
     return IMP_OK;
 }
 
-/* A special token under its name in the template's variables; absent where the vocabulary has none. */
-static int set_token(json_t *vars, const char *key, const imp_tokenizer *t, int32_t id)
+const imp_toolfmt *imp_model_toolfmt(const imp_model *m)
 {
-    size_t n;
-    const char *piece = id >= 0 ? imp_tokenizer_piece(t, id, &n) : NULL;
-    return piece == NULL ? 0 : json_object_set_new(vars, key, json_stringn(piece, n));
+    return m->toolfmt;
 }
 
-/* The variables that transformers gives a template. NULL: out of memory, or a text is not UTF-8. */
-static json_t *template_vars(const imp_model *m, const imp_message *msgs, size_t n_msgs)
+static imp_status render_template(const imp_model *m, const imp_chat *c, imp_buf *out, imp_error *err)
 {
     const imp_tokenizer *t = m->net->tok;
-    json_t *list = json_array();
-    bool good = list != NULL;
-    for (size_t i = 0; i < n_msgs && good; i++)
-        good = json_array_append_new(
-                   list, json_pack("{s:s, s:s}", "role", msgs[i].role, "content", msgs[i].content)) == 0;
-    if (!good) {
-        json_decref(list);
-        return NULL;
-    }
-    json_t *vars =
-        json_pack("{s:o, s:n, s:n, s:b}", "messages", list, "tools", "documents", "add_generation_prompt", 1);
-    if (vars != NULL && (set_token(vars, "bos_token", t, imp_tokenizer_bos(t)) != 0 ||
-                         set_token(vars, "eos_token", t, imp_tokenizer_eos(t)) != 0)) {
+    const char *bos = special(t, imp_tokenizer_bos(t)), *eos = special(t, imp_tokenizer_eos(t));
+    json_t *vars = NULL;
+    IMP_TRY(imp_toolfmt_vars(m->toolfmt, c, &vars, err));
+    if ((bos != NULL && json_object_set_new(vars, "bos_token", json_string(bos)) != 0) ||
+        (eos != NULL && json_object_set_new(vars, "eos_token", json_string(eos)) != 0)) {
         json_decref(vars);
-        return NULL;
+        return imp_fail(err, IMP_NOMEM, "not enough memory for the prompt");
     }
-    return vars;
-}
-
-static imp_status render_template(const imp_model *m, const imp_message *msgs, size_t n_msgs, imp_buf *out,
-                                  imp_error *err)
-{
-    if (n_msgs == 0) return imp_fail_field(err, IMP_INVALID, "messages", "messages is empty");
-    for (size_t i = 0; i < n_msgs; i++)
-        if (!imp_utf8_valid(msgs[i].content, strlen(msgs[i].content)) ||
-            !imp_utf8_valid(msgs[i].role, strlen(msgs[i].role)))
-            return imp_fail_field(err, IMP_INVALID, "messages", "message %zu is not valid UTF-8", i);
-    json_t *vars = template_vars(m, msgs, n_msgs);
-    if (vars == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory for the prompt");
     imp_error why = {0};
     imp_status s = imp_jinja_render(m->template, vars, NULL, out, &why);
     json_decref(vars);
     return s == IMP_OK ? s : imp_fail_field(err, s, "messages", "%s", why.text);
+}
+
+/* A model without a template knows no calls. */
+static imp_status render_family(const imp_model *m, const imp_chat *c, imp_buf *out, imp_error *err)
+{
+    bool calls = c->tools != NULL;
+    for (size_t i = 0; i < c->n_msg; i++)
+        calls = calls || c->msg[i].n_calls > 0 || strcmp(c->msg[i].role, "tool") == 0;
+    if (calls)
+        return imp_fail_field(err, IMP_UNSUPPORTED, "tools",
+                              "this model cannot be given tools: it has no chat template of its own");
+    return imp_chat_format(m->chat, c->msg, c->n_msg, out, err);
 }
 
 /* A prompt starts with BOS once where the model wants it: many templates write it, some leave it to the tokenizer. */
@@ -130,8 +150,7 @@ static void add_bos(const imp_tokenizer *t, const imp_buf *text, imp_buf *out)
     imp_buf_add(out, text->data, text->n);
 }
 
-imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n_msgs, char **out_text,
-                           imp_error *err)
+imp_status imp_chat_prompt(const imp_model *m, const imp_chat *chat, char **out_text, imp_error *err)
 {
     *out_text = NULL;
     imp_buf text = {0}, whole = {0};
@@ -141,9 +160,9 @@ imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n
                            "this model's chat template is not understood (%.300s); use /v1/completions",
                            m->no_template.text);
     else if (m->template != NULL)
-        s = render_template(m, msgs, n_msgs, &text, err);
+        s = render_template(m, chat, &text, err);
     else
-        s = imp_chat_format(m->chat, msgs, n_msgs, &text, err);
+        s = render_family(m, chat, &text, err);
     if (s == IMP_OK) {
         add_bos(m->net->tok, &text, &whole);
         *out_text = imp_buf_take(&whole);
@@ -152,4 +171,11 @@ imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n
     imp_buf_deinit(&text);
     imp_buf_deinit(&whole);
     return s;
+}
+
+imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n_msgs, char **out_text,
+                           imp_error *err)
+{
+    imp_chat c = {.msg = msgs, .n_msg = n_msgs, .think = -1};
+    return imp_chat_prompt(m, &c, out_text, err);
 }

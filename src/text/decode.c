@@ -179,6 +179,11 @@ static void settle(imp_detok *d, imp_buf *out, size_t base, bool final)
     move_down(out, base, mid);
 }
 
+void imp_tokenizer_show(imp_tokenizer *t, int32_t id)
+{
+    t->flag[id] &= (uint8_t)~TOK_F_SKIP;
+}
+
 void imp_token_spell(const imp_tokenizer *t, int32_t id, imp_buf *out)
 {
     if (id < 0 || (size_t)id >= t->n || !t->piece[id].p || (t->flag[id] & TOK_F_SKIP)) return;

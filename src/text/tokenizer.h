@@ -92,6 +92,8 @@ void imp_detok_push(imp_detok *d, int32_t id, imp_buf *out); /* appends; id out 
 void imp_detok_flush(imp_detok *d, imp_buf *out);            /* an unfinished character becomes U+FFFD */
 
 size_t imp_tokenizer_bytes(const imp_tokenizer *t); /* memory it holds but for compiled patterns; NULL: 0 */
+/* From now on decoding shows this control token, as one of the text's own; before any other thread uses t. */
+void imp_tokenizer_show(imp_tokenizer *t, int32_t id);
 /* Append the bytes that id adds inside a text (they need not be whole characters); nothing for control tokens. */
 void imp_token_spell(const imp_tokenizer *t, int32_t id, imp_buf *out);
 

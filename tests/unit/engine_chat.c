@@ -67,7 +67,8 @@ static imp_model *load(const char *template)
     return m;
 }
 
-static const imp_message chat[] = {{"system", "Be brief."}, {"user", "Hi <b>"}};
+static const imp_message chat[] = {{.role = "system", .content = "Be brief."},
+                                   {.role = "user", .content = "Hi <b>"}};
 
 static void renders(const char *template, const char *want)
 {
@@ -131,7 +132,7 @@ static void template_raises(void **state)
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}ok");
     imp_error err = {0};
     char *text;
-    static const imp_message bad[] = {{"user", "\xff"}};
+    static const imp_message bad[] = {{.role = "user", .content = "\xff"}};
     assert_int_equal(imp_chat_render(m, chat, 2, &text, &err), IMP_INVALID);
     assert_non_null(strstr(err.text, "no system role here"));
     assert_string_equal(err.field, "messages");
