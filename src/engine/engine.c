@@ -114,11 +114,6 @@ static bool wait_for_work(imp_unit *u)
 {
     imp_engine *e = u->engine;
     imp_mutex_lock(e->lock);
-    if (e->store != NULL && !has_work(u)) { /* idle: the time to write down what was done */
-        imp_mutex_unlock(e->lock);
-        imp_records_store(e);
-        imp_mutex_lock(e->lock);
-    }
     u->asleep = true;
     while (!has_work(u)) {
         /* A cache on its way here that is given up wakes nobody: its request may end anywhere. */
@@ -209,6 +204,7 @@ static imp_status start(imp_engine *e, imp_error *err)
         if (imp_store_open(e->config.db_path, &e->store, &why) != IMP_OK)
             imp_log(IMP_LOG_WARN, "%s", why.text);
     }
+    if (e->store != NULL) IMP_TRY(imp_records_start(e, err));
     IMP_TRY(imp_units_open(e, e->config.device, err));
     for (uint32_t i = 0; i < e->n_unit; i++) {
         s = imp_thread_start(scheduler_main, e->unit[i], &e->unit[i]->thread);
@@ -260,7 +256,7 @@ void imp_engine_free(imp_engine *e)
         e->gone = m->next;
         imp_model_free(m);
     }
-    if (e->store != NULL) imp_records_store(e);
+    imp_records_stop(e);
     imp_units_close(e);
     imp_records_free(e);
     imp_store_close(e->store);

@@ -144,6 +144,9 @@ struct imp_engine {
     imp_mutex *record_lock;
     imp_record *record[MAX_RECORD]; /* ring, owned */
     uint64_t n_record;
+    imp_thread *clerk;      /* writes records to the store; NULL: there is none */
+    imp_cond *to_store;     /* a record was kept, or no more come; with record_lock */
+    bool last_is_kept;      /* no more come; record_lock */
     imp_store *store;       /* NULL: nothing is kept */
     uint64_t process_bytes; /* resident before any model, and what requests add */
 };
@@ -194,7 +197,9 @@ void imp_record_keep(imp_engine *e, imp_record *r); /* takes it */
 /* In quotes, as JSON; for our own sentences and names. */
 void imp_text_write(imp_buf *b, const char *s);
 void imp_records_free(imp_engine *e);
-void imp_records_store(imp_engine *e); /* write what is new to the store */
+/* A thread that writes new records to the store: a disk may take long, and no request waits for that. */
+IMP_MUST_USE imp_status imp_records_start(imp_engine *e, imp_error *err);
+void imp_records_stop(imp_engine *e); /* what is left is written first */
 void imp_candidates_write(imp_buf *b, const imp_candidate *c, uint32_t n, const char (*unit)[64],
                           uint8_t simulated);
 

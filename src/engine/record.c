@@ -56,6 +56,7 @@ void imp_record_keep(imp_engine *e, imp_record *r)
     imp_record **at = &e->record[e->n_record++ % MAX_RECORD];
     imp_sys_free(*at);
     *at = r;
+    if (e->to_store != NULL) imp_cond_broadcast(e->to_store);
     imp_mutex_unlock(e->record_lock);
 }
 
@@ -291,17 +292,25 @@ char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32
     return text;
 }
 
-void imp_records_store(imp_engine *e)
+/* The oldest record that is not stored, taken to be stored now; NULL: there is none. record_lock held. */
+static imp_record *next_to_store(imp_engine *e)
 {
+    uint64_t n = IMP_MIN(e->n_record, (uint64_t)MAX_RECORD);
+    for (uint64_t i = 0; i < n; i++) {
+        imp_record *r = e->record[(e->n_record - n + i) % MAX_RECORD];
+        if (!r->stored) return r;
+    }
+    return NULL;
+}
+
+static void clerk_main(void *arg)
+{
+    imp_engine *e = arg;
     for (;;) {
         imp_buf b = {0};
         imp_mutex_lock(e->record_lock);
-        imp_record *r = NULL;
-        uint64_t n = IMP_MIN(e->n_record, (uint64_t)MAX_RECORD);
-        for (uint64_t i = 0; i < n && r == NULL; i++) {
-            imp_record *x = e->record[(e->n_record - n + i) % MAX_RECORD];
-            if (!x->stored) r = x;
-        }
+        imp_record *r;
+        while ((r = next_to_store(e)) == NULL && !e->last_is_kept) imp_cond_wait(e->to_store, e->record_lock);
         uint64_t id = r != NULL ? r->id : 0;
         if (r != NULL) {
             write_explanation(&b, r);
@@ -311,10 +320,30 @@ void imp_records_store(imp_engine *e)
         char *text = imp_buf_take(&b);
         imp_buf_deinit(&b);
         imp_error err;
-        bool done = r == NULL;
-        if (!done && text != NULL && imp_store_put_explanation(e->store, id, text, &err) != IMP_OK)
+        if (r != NULL && text != NULL && imp_store_put_explanation(e->store, id, text, &err) != IMP_OK)
             imp_log(IMP_LOG_WARN, "%s", err.text);
         imp_sys_free(text);
-        if (done) return;
+        if (r == NULL) return;
     }
+}
+
+imp_status imp_records_start(imp_engine *e, imp_error *err)
+{
+    imp_status s = imp_cond_new(&e->to_store);
+    if (s == IMP_OK) s = imp_thread_start(clerk_main, e, &e->clerk);
+    return s == IMP_OK ? s : imp_fail(err, s, "cannot start: %s", imp_status_text(s));
+}
+
+void imp_records_stop(imp_engine *e)
+{
+    if (e->clerk != NULL) {
+        imp_mutex_lock(e->record_lock);
+        e->last_is_kept = true;
+        imp_cond_broadcast(e->to_store);
+        imp_mutex_unlock(e->record_lock);
+        imp_thread_join(e->clerk);
+    }
+    imp_cond_free(e->to_store);
+    e->clerk = NULL;
+    e->to_store = NULL;
 }
