@@ -71,7 +71,7 @@ static imp_status load(void *ctx, const ml_load *l, void *shared, ml_loaded *out
     (void)out, (void)err;
     w->load = *l;
     w->shared = shared;
-    for (uint32_t i = 0; i < l->n_func; i++) require(strlen(l->name[i]) > 0);
+    for (uint32_t i = 0; i < l->shape.n_len; i++) require(strlen(l->name[i]) > 0);
     for (uint32_t i = 0; i < l->n_package; i++) require(strlen(l->compiled[i]) > 0);
     return IMP_OK;
 }
@@ -83,13 +83,18 @@ static imp_status run(void *ctx, const ml_run *r, ml_ran *out, imp_error *err)
     const ml_load *l = &w->load;
     ml_slots sl;
     (void)out, (void)err;
-    require(ml_slots_of(l->width, l->dim, l->s[l->n_func - 1], l->n_slot, &sl));
+    const ml_shape *sh = &l->shape;
+    size_t s = sh->s[r->len];
+    require(ml_slots_of(sh, &sl));
     for (uint32_t i = 0; i < r->n; i++) {
         uint8_t *slot = w->shared + i * sl.stride;
-        memset(slot, 1, (size_t)l->width * l->s[r->func] * 2);
-        memset(slot + sl.mask, 2, (size_t)l->s[r->func] * 2);
-        memset(slot + sl.pool, 3, (size_t)l->s[r->func] * 2);
-        memset(slot + sl.out, 4, (size_t)l->dim * 4);
+        memset(slot, 1, sh->width * s * 2);
+        memset(slot + sl.mask, 2, s * 2);
+        memset(slot + sl.pool, 3, s * 2);
+        memset(slot + sl.out, 4, (size_t)sh->dim * 4);
+        for (uint32_t k = 0; k < sh->n_kv; k++)
+            for (int part = 0; part < 2; part++)
+                memset(slot + ml_slot_kv(sh, &sl, k, part), 4, sh->kv_width[k] * s * 2);
         require(slot[0] == 1 && slot[sl.mask] == 2 && slot[sl.pool] == 3); /* no two overlap */
     }
     return IMP_OK;

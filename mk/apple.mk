@@ -14,7 +14,7 @@ $(FAKE_COREML): tests/fake/objc_coreml.c mk/apple.mk $(FAKE_SRC) $(FAKE_KERN) $(
 	@mkdir -p $(@D)
 	@echo "  FAKE  objc_coreml.so"
 	$(Q)$(CC) $(CFLAGS_ALL) -Wno-conversion -fPIC -shared -fvisibility=hidden $(LDFLAGS_ALL) $< $(FAKE_SRC) $(FAKE_KERN) -Wl,-z,defs $(LIB_LIBS) -lm -o $@
-$(BUILD)/tests/model/coreml_run $(BUILD)/tests/api/coreml: | $(FAKE_COREML)
+$(BUILD)/tests/model/coreml_run $(BUILD)/tests/model/coreml_prefill $(BUILD)/tests/api/coreml: | $(FAKE_COREML)
 endif
 
 # `make apple`: the program for arm64-apple-macos13 by clang and ld64.lld, against tests/fake/macos/system.h in place of an

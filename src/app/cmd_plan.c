@@ -104,6 +104,9 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
         if (!why) why = first_refusal(d, net->embed);
         u->can_export = d->ops->kv_export != NULL;
         u->can_import = d->ops->kv_import != NULL;
+        u->prefill_only = d->ops->prefill_only;
+        if (d->ops->max_ctx) u->n_ctx = IMP_MIN(u->n_ctx, d->ops->max_ctx(d));
+        if (d->ops->padded && p->prompt > 0) u->pad = (double)d->ops->padded(d, p->prompt) / p->prompt;
         if (why)
             exclude(p, u, "%s", why);
         else if (!wanted)

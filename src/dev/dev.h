@@ -54,6 +54,9 @@ typedef struct imp_exec imp_exec;
 typedef struct imp_device_ops {
     const char *kind;  /* "cpu", "ref" */
     bool slow_compile; /* compile takes so long that models start on other devices and this one joins later */
+    /* Of graphs with a cache it computes keys and values alone: a step's sequences begin at position 0, each in one piece, and
+     * n_out is 0. Another device takes the cache over, computes the prompt's last token and generates. */
+    bool prefill_only;
     /* NULL: the device runs this node; else why not (a fixed string). */
     const char *(*refuses)(const imp_device *d, const imp_graph *g, imp_val v);
     imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,

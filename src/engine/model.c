@@ -89,6 +89,15 @@ static imp_status check_device(imp_device *d, const imp_graph *g, imp_error *err
     return IMP_OK;
 }
 
+/* Whether another unit has the model and can generate with it. */
+static bool is_elsewhere(const imp_model *m, const imp_unit *u)
+{
+    for (uint32_t i = 0; i < MAX_UNIT; i++)
+        if (m->inst[i].sched != NULL && i != u->index && !m->inst[i].unit->device->ops->prefill_only)
+            return true;
+    return false;
+}
+
 static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *err)
 {
     imp_unit *u = x->unit;
@@ -97,6 +106,11 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
     IMP_TRY(imp_fit_compute(u->device, net, want, &x->fit, err));
     IMP_TRY(check_device(u->device, net->generate, err));
     IMP_TRY(check_device(u->device, net->embed, err));
+    if (net->generate != NULL && ops->prefill_only && !is_elsewhere(x->model, u))
+        return imp_fail(
+            err, IMP_UNSUPPORTED,
+            "%s only reads prompts, another device has to generate: name it too, as in --device %s,cpu",
+            u->device->name, ops->kind);
     imp_status s = IMP_OK;
     imp_mutex_lock(u->device_lock);
     if (net->generate != NULL)

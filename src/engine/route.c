@@ -75,8 +75,9 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
                                   .n_ctx = x->fit.n_ctx,
                                   .can_export = ops->kv_export != NULL,
                                   .can_import = ops->kv_import != NULL,
+                                  .prefill_only = ops->prefill_only,
                                   .loaded = x->sched != NULL};
-        if (r->embed && ops->padded != NULL && r->n_input > 0)
+        if ((r->embed || ops->prefill_only) && ops->padded != NULL && r->n_input > 0)
             out[i].pad = (double)ops->padded(u->device, (r->n_prompt + r->n_input - 1) / r->n_input) *
                          r->n_input / r->n_prompt;
         if (x->sched == NULL || e->n_unit == 1) continue;
@@ -120,9 +121,10 @@ uint32_t imp_route_worth(imp_model *m)
                                 .excluded = e->unit[i]->only_forced  ? "only when asked for"
                                             : e->unit[i]->only_large ? "only for larger models"
                                                                      : NULL,
-                                .n_ctx = UINT32_MAX,
+                                .n_ctx = ops->max_ctx != NULL ? ops->max_ctx(e->unit[i]->device) : UINT32_MAX,
                                 .can_export = ops->kv_export != NULL,
                                 .can_import = ops->kv_import != NULL,
+                                .prefill_only = ops->prefill_only,
                                 .loaded = true};
     }
     for (size_t i = 0; i < IMP_COUNT(prompt) * IMP_COUNT(busy) * 2; i++) {
@@ -205,7 +207,8 @@ static void run_shadow(imp_model *m, const imp_request *r, const imp_choice *c)
 {
     uint32_t unit = (uint32_t)c->shadow;
     imp_engine *e = m->engine;
-    imp_sched *sched = r->kind == IMP_REQUEST_GENERATE ? imp_instance_hold(m, unit) : NULL;
+    bool can = r->kind == IMP_REQUEST_GENERATE && !e->unit[unit]->device->ops->prefill_only;
+    imp_sched *sched = can ? imp_instance_hold(m, unit) : NULL;
     if (sched == NULL) return;
     size_t n = IMP_MIN(r->n_ids[0], (size_t)m->inst[unit].fit.generate.max_tok);
     imp_request q = {.kind = IMP_REQUEST_GENERATE,
@@ -251,6 +254,7 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     imp_record *rec = refused ? NULL : imp_record_new(m, r, id, &c);
     bool split = c.chosen >= 0 && c.cand[c.chosen].prefill != c.cand[c.chosen].decode;
     if (rec != NULL && split) set_coming(m, rec, true);
+    uint32_t there = split ? m->inst[c.cand[c.chosen].decode].fit.n_ctx : 0;
     imp_mutex_unlock(e->place_lock);
     if (refused) return s;
     uint32_t unit = c.chosen < 0 ? m->home : c.cand[c.chosen].prefill;
@@ -261,7 +265,7 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
         return imp_fail(err, IMP_NOT_READY, "the model is being unloaded");
     }
     rec->decide_ns = imp_now_ns() - t0;
-    s = imp_sched_submit_tagged(sched, r, id, rec, split, err);
+    s = imp_sched_submit_tagged(sched, r, id, rec, split ? there : 0, err);
     imp_instance_unhold(m, unit, s == IMP_OK);
     if (s != IMP_OK) {
         drop_record(m, rec);
@@ -277,7 +281,7 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
 static imp_cost_shape shape_of(const imp_unit *u, const imp_batch *b, bool embed)
 {
     imp_cost_shape sh = imp_cost_shape_of(b, !embed);
-    if (!embed || u->device->ops->padded == NULL) return sh;
+    if ((!embed && !u->device->ops->prefill_only) || u->device->ops->padded == NULL) return sh;
     sh.n_tok = sh.keys = sh.kv_tok = 0;
     for (uint32_t i = 0; i < b->n_seq; i++) {
         double n = u->device->ops->padded(u->device, b->seq[i].n_tok);
@@ -372,7 +376,10 @@ static bool on_prefilled(void *user, struct job *j)
     set_coming(x->model, rec, false);
     bool failed = x->model->engine->unit[to]->failed_ns != 0;
     imp_mutex_unlock(x->model->engine->place_lock);
+    if (x->unit->device->ops->ran_on != NULL) /* before the job goes, and its record with it */
+        x->unit->device->ops->ran_on(x->generate, rec->ran_on, sizeof rec->ran_on);
     if (!failed && move(x, to, j)) return true;
+    rec->ran_on[0] = '\0';
     (void)snprintf(rec->fallback, sizeof rec->fallback, "%.60s could not take the decode over",
                    rec->unit[to]);
     rec->device[1] = x->unit->index;
@@ -423,6 +430,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
         uint32_t to = order[k];
         char text[160];
         if (to == x->unit->index) continue;
+        if (i.kind != IMP_REQUEST_EMBED && e->unit[to]->device->ops->prefill_only) continue;
         if (!is_ready(&m->inst[to], i.kind == IMP_REQUEST_EMBED, text, sizeof text)) continue;
         if (m->inst[to].sched == NULL && !open_there(x, to)) continue;
         (void)snprintf(rec->fallback, sizeof rec->fallback, "%.40s failed: %.90s", x->unit->device->name,

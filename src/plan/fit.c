@@ -62,6 +62,8 @@ static imp_status try_ctx(imp_device *dev, const imp_net *net, const imp_fit_wan
     m->process = w->process_bytes;
     if (net->generate != NULL) {
         out->generate = generate_limits(w, n_ctx, pool_tok);
+        if (dev->ops->prefill_only) /* a prompt is read in one step */
+            out->generate.max_tok = IMP_MAX(out->generate.max_tok, n_ctx);
         IMP_TRY(add_plan(dev, net->generate, &out->generate, m, &mapped, err));
     }
     if (net->embed != NULL) {

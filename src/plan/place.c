@@ -76,7 +76,12 @@ typedef struct unit_price {
 static const char *why_not(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u)
 {
     if (u->excluded != NULL) return u->excluded;
-    if (r->n_need > u->n_ctx) return "its context is too small for prompt and answer";
+    if (u->prefill_only && !r->embed) {
+        if (r->n_prompt < 2) return "the prompt has nothing to read ahead";
+        if (r->n_prompt >= u->n_ctx) return "the prompt is longer than it reads in one piece";
+    } else if (r->n_need > u->n_ctx) {
+        return "its context is too small for prompt and answer";
+    }
     if (p->watt_cap > 0 && u->learn->machine.f[IMP_F_WATT].v > p->watt_cap)
         return "it draws more power than the cap allows";
     return NULL;
@@ -128,6 +133,12 @@ static void price_unit(double pace, const imp_place_request *r, const imp_place_
         out->decode = (imp_cost_time){.bound = out->prefill.bound};
         return;
     }
+    if (u->prefill_only) { /* at once, padded, and nobody generates there */
+        uint32_t n = (uint32_t)(r->n_prompt * IMP_MAX(u->pad, 1.0));
+        out->first_s = out->added_s = imp_place_prefill_s(l, r->cost, n, n, &out->prefill);
+        out->decode = (imp_cost_time){.bound = out->prefill.bound};
+        return;
+    }
     out->n_chunk = (double)((r->n_prompt + r->chunk - 1) / r->chunk);
     out->first_s = imp_place_prefill_s(l, r->cost, r->n_prompt, r->chunk, &out->prefill) / out->n_chunk;
     out->added_s = out->prefill.s;
@@ -158,9 +169,10 @@ static void price_move(const imp_place_request *r, const imp_place_unit *a, cons
 static const char *pair_excluded(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b)
 {
     if (r->only != NULL && !imp_place_meant(r->only, a->name, b->name)) return "another device is asked for";
+    if (b->prefill_only && !r->embed) return "it only reads prompts, another device has to generate";
     if (a == b) return NULL;
     if (r->embed) return "an embedding has one phase";
-    if (r->n_gen <= 1) return "there is nothing to decode elsewhere";
+    if (r->n_gen <= (a->prefill_only ? 0 : 1)) return "there is nothing to decode elsewhere";
     if (!a->can_export) return "the first unit cannot hand its cache over";
     if (!b->can_import) return "the second unit cannot take over a cache";
     return NULL;
@@ -177,6 +189,7 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     c->ttft_s = c->wait_s + pa->added_s + pa->n_chunk * pa->alone_s;
     c->tpot_s = r->embed ? 0 : pb->decode.s;
     double stall = a != b ? IMP_MAX(0.0, pb->wait_s - c->ttft_s) : 0;
+    if (a->prefill_only && a != b) c->ttft_s += pb->decode.s; /* the prompt's last token */
     double service = c->ttft_s + c->exposed_s + stall + n_step * c->tpot_s;
     /* Delay to others: those that generate wait for what this prefill adds, as many as queue now will queue behind it,
      * and the steps of those that generate grow dearer. */
@@ -232,6 +245,7 @@ static int find_shadow(const imp_placer *p, const imp_place_unit *u, const unit_
         const imp_candidate *x = &c->cand[i];
         if (x->excluded != NULL || x->lo_s > best->hi_s || (x->n_sample >= 16 && x->sd < 0.08)) continue;
         uint8_t unit = x->decode != best->decode ? x->decode : x->prefill;
+        if (u[unit].prefill_only && x->prefill != x->decode) continue; /* it cannot run a copy alone */
         if (unit == best->prefill || unit == best->decode || !u[unit].loaded) continue;
         if (u[unit].n_decode > 0 || u[unit].n_prefill > 0) continue;
         c->shadow_s = price[unit].first_s + IMP_PLACE_SHADOW_GEN * price[unit].decode.s;

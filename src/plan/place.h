@@ -36,7 +36,8 @@ typedef struct imp_place_unit {
     double n_decode;      /* sequences that generate */
     double n_prefill;     /* requests that wait for or are in their prefill */
     bool can_export, can_import;
-    double pad;  /* embeddings: tokens it computes for each one, where shapes are fixed; 0: 1 */
+    bool prefill_only; /* it reads prompts, of at most n_ctx - 1 tokens, but does not generate (dev.h) */
+    double pad;  /* embeddings, prefill_only: tokens it computes for each one, where shapes are fixed; 0: 1 */
     bool loaded; /* else the first request pays load_s */
     double load_s;
 } imp_place_unit;

@@ -120,7 +120,7 @@ bool imp_sched_blocks(imp_sched *s, job *j, uint32_t n_pos)
 
 void imp_sched_index(imp_sched *s, job *j, bool end)
 {
-    if (s->kv.n_block == 0) return;
+    if (s->kv.n_block == 0 || s->prefill_only) return;
     uint32_t n = IMP_MIN(j->n_past / IMP_KV_BLOCK, j->n_block);
     for (; j->n_indexed <= n; j->n_indexed++) {
         uint32_t from = j->n_indexed * IMP_KV_BLOCK,
@@ -244,7 +244,7 @@ static bool find_memory(imp_sched *s, job *j, bool *coming)
     if (j->r.kind == IMP_REQUEST_GENERATE)
         h = imp_prefix_match(&s->prefix, j->r.cache_scope, j->ids, (uint32_t)j->n_ids - 1, j->block);
     j->n_block = j->n_indexed = h.n_block;
-    *coming = j->r.kind == IMP_REQUEST_GENERATE && is_coming(s, j, h.n_block);
+    *coming = j->r.kind == IMP_REQUEST_GENERATE && !s->prefill_only && is_coming(s, j, h.n_block);
     bool room = !*coming && imp_sched_blocks(s, j, (uint32_t)IMP_MIN(j->n_ids + 1, (size_t)s->c.n_ctx));
     if (room) use_prefix(s, j, &h);
     if (h.tail != IMP_PREFIX_NONE) imp_kv_pool_unref(&s->kv, h.tail);

@@ -59,7 +59,7 @@ void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch 
     if (s->c.hooks.on_step != NULL) bytes = s->c.hooks.on_step(s->c.hooks.user, b, embed, sec, &joules);
     for (uint32_t i = 0; i < t->n_seq; i++) {
         job *j = s->seq_job[i];
-        bool decode = !embed && j->n_ids > j->n_prompt && j->n_ids - j->n_past == 1;
+        bool decode = !embed && (j->n_ids > j->n_prompt || j->read_ahead) && j->n_ids - j->n_past == 1;
         imp_sched_phase *p = &j->phase[decode ? 1 : 0];
         p->n_tok += s->seq[i].n_tok;
         if (joules >= 0) p->joules += joules * s->seq[i].n_tok / t->n_tok;

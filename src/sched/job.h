@@ -58,6 +58,7 @@ typedef struct job {
     imp_sched_phase phase[2]; /* prefill (or embedding), decode */
     void *tag;                /* the engine's record of the request */
     bool split;               /* decode happens elsewhere: the cache is exported as it fills */
+    bool read_ahead;          /* all of the prompt but its last token came from a device that does only that */
     imp_push *push;           /* the exported cache; NULL: none */
     imp_sched_handover handover;
 } job;

@@ -77,6 +77,7 @@ imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *
     s->c = *c;
     if (c->generate != NULL && c->generate->dev->ops->kv_export != NULL && c->net->generate != NULL)
         s->kv_block_bytes = imp_dev_kv_block_bytes(c->net->generate, c->generate_limits.kv_dtype);
+    s->prefill_only = c->generate != NULL && c->generate->dev->ops->prefill_only;
     if ((st = imp_mutex_new(&s->lock)) != IMP_OK) goto fail;
     if ((st = alloc_batch(s)) != IMP_OK) goto fail;
     if ((st = imp_kv_pool_init(&s->kv, c->generate_limits.n_kv_block)) != IMP_OK) goto fail;
@@ -182,21 +183,25 @@ static imp_status check_request(const imp_sched *s, const imp_request *r, imp_er
 
 imp_status imp_sched_submit(imp_sched *s, const imp_request *r, uint64_t id, imp_error *err)
 {
-    return imp_sched_submit_tagged(s, r, id, NULL, false, err);
+    return imp_sched_submit_tagged(s, r, id, NULL, 0, err);
 }
 
-imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request *r, uint64_t id, void *tag, bool split,
+imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request *r, uint64_t id, void *tag, uint32_t split,
                                    imp_error *err)
 {
     job *j = NULL;
     imp_status st = check_request(s, r, err);
+    bool ahead = s->prefill_only && r->kind != IMP_REQUEST_EMBED; /* read here for another unit */
+    if (st == IMP_OK && ahead && (split == 0 || r->n_ids[0] < 2))
+        st = imp_fail(err, IMP_UNSUPPORTED, "%s reads prompts of two tokens and more, for another device",
+                      s->c.generate->dev->name);
     if (st == IMP_OK) {
-        st = imp_job_new(r, id, s->c.net->tok, s->c.n_ctx, &j);
+        st = imp_job_new(r, id, s->c.net->tok, ahead ? split : s->c.n_ctx, &j);
         if (st != IMP_OK) (void)imp_fail(err, st, "not enough memory for the request");
     }
     if (st == IMP_OK) {
         j->tag = tag;
-        j->split = split && r->kind == IMP_REQUEST_GENERATE;
+        j->split = split != 0 && r->kind == IMP_REQUEST_GENERATE;
     }
     imp_mutex_lock(s->lock);
     if (st == IMP_OK && s->n_known == s->cap_known) {

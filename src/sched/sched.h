@@ -49,7 +49,8 @@ typedef struct imp_sched_hooks {
     void *user;
     /* A step of the batch took s seconds. Returns the bytes it moved; *joules: what it used, < 0: not metered. */
     double (*on_step)(void *user, const imp_batch *b, bool embed, double s, double *joules);
-    /* A job with `split` has its first token, its cache is exported: true when it was moved (imp_sched_move). */
+    /* A job with `split` has its first token (on a device that reads prompts only: all but its last prompt token is read),
+     * its cache is exported: true when it was moved (imp_sched_move). */
     bool (*on_prefilled)(void *user, struct job *j);
     /* The device failed: true when the job was moved, false ends it with err. */
     bool (*on_stranded)(void *user, struct job *j, const imp_error *err);
@@ -79,9 +80,10 @@ void imp_sched_free(imp_sched *s);
 
 /* As imp_submit in impetus.h; id is the caller's, unique. */
 IMP_MUST_USE imp_status imp_sched_submit(imp_sched *s, const imp_request *r, uint64_t id, imp_error *err);
-/* The same with the engine's record, and whether the decode will happen elsewhere. */
+/* The same with the engine's record; split: the context of the unit where the decode will happen, 0: it happens here. A
+ * device that reads prompts only (dev.h) takes nothing else. */
 IMP_MUST_USE imp_status imp_sched_submit_tagged(imp_sched *s, const imp_request *r, uint64_t id, void *tag,
-                                                bool split, imp_error *err);
+                                                uint32_t split, imp_error *err);
 /* Take a job out of `from` (its thread calls) and give it to another scheduler of the same model: with its exported
  * cache, or to be computed again. NOMEM: it stays where it is. The caller wakes the other thread. */
 IMP_MUST_USE imp_status imp_sched_move(imp_sched *from, imp_sched *to, struct job *j);

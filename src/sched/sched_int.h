@@ -31,6 +31,7 @@ struct imp_sched {
     imp_sampler_scratch scratch;
     float *vector;           /* [embed_dim] a finished embedding */
     uint64_t kv_block_bytes; /* of a block on its way to another device; 0: this one cannot */
+    bool prefill_only;       /* the device reads prompts for others (dev.h) */
 
     /* batch under construction, sized by the limits */
     int32_t *token, *pos;

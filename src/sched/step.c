@@ -60,6 +60,7 @@ static uint32_t chunk(const imp_sched *s, const step *t, const job *j, uint32_t 
     const imp_limits *lim = &s->c.generate_limits;
     uint32_t left = (uint32_t)(j->n_ids - j->n_past);
     uint32_t n = IMP_MIN(left, IMP_MIN(lim->max_tok - t->n_tok, most));
+    if (s->prefill_only) return left - 1 <= n ? left - 1 : 0; /* in one piece; the last token is not for it */
     uint32_t out_left = lim->max_out - t->n_out;
     if (j->r.kind == IMP_REQUEST_SCORE) return IMP_MIN(n, out_left);
     return n == left && out_left == 0 ? n - 1 : n;
@@ -157,7 +158,7 @@ static void export_cache(imp_sched *s, job *j)
     const imp_device_ops *ops = s->c.generate->dev->ops;
     imp_push *p = j->push;
     imp_error err;
-    bool over = j->n_past >= j->n_prompt, good = true;
+    bool over = j->n_past + s->prefill_only >= j->n_prompt, good = true;
     uint32_t n = over ? (j->n_past + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK : j->n_past / IMP_KV_BLOCK;
     uint32_t out = atomic_load(&p->n_out), before = out;
     if (over) atomic_store(&p->done, true);
@@ -219,6 +220,21 @@ static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
     }
 }
 
+/* What a device that only reads prompts leaves behind goes to the one that generates. */
+static void hand_on(imp_sched *s, job *j)
+{
+    const imp_sched_hooks *h = &s->c.hooks;
+    imp_error err;
+    bool exported = j->split;
+    j->split = false;
+    j->read_ahead = true; /* before it goes */
+    if (exported && h->on_prefilled != NULL && h->on_prefilled(h->user, j)) return;
+    j->read_ahead = false;
+    (void)imp_fail(&err, IMP_DEVICE, "its part of the cache could not be taken over");
+    if (h->on_stranded != NULL && h->on_stranded(h->user, j, &err)) return;
+    imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
+}
+
 static void hand_out(imp_sched *s, step *t, const float *out)
 {
     size_t n_vocab = s->c.net->cfg.n_vocab;
@@ -228,6 +244,7 @@ static void hand_out(imp_sched *s, step *t, const float *out)
         j->n_past += n;
         imp_sched_index(s, j, false);
         if (j->split) export_cache(s, j);
+        if (s->prefill_only) hand_on(s, j);
         if (s->seq_out[i] == UINT32_MAX) continue;
         const float *logits = out + (size_t)s->seq_out[i] * n_vocab;
         if (j->r.kind == IMP_REQUEST_GENERATE) {

@@ -52,7 +52,7 @@ static void believe(rig *r, uint32_t best)
     imp_mutex_unlock(r->e->place_lock);
 }
 
-static void start(rig *r, const char *device, const char *words)
+static void start_with(rig *r, const char *device, const char *words, const char *model, uint32_t n_ctx)
 {
     imp_error err = {0};
     memset(r, 0, sizeof *r);
@@ -63,22 +63,27 @@ static void start(rig *r, const char *device, const char *words)
     control(r, words);
     imp_coreml_config c = {.cache_dir = r->dir,
                            .runtime = g_fake,
-                           .n_bucket = 2,
-                           .bucket = {16, 64},
+                           .n_bucket = n_ctx > 64 ? 3 : 2,
+                           .bucket = {16, 64, 192},
                            .run_ms = 20000,
                            .retry_ms = 20,
                            .max_fail = 100};
-    imp_engine_config ec = {.device = device, .n_thread = 1, .n_ctx = 64};
+    imp_engine_config ec = {.device = device, .n_thread = 1, .n_ctx = n_ctx};
     imp_http_config h = {.port = 0};
     if (imp_coreml_configure(&c, &err) != IMP_OK || imp_engine_new(&ec, &r->e, &err) != IMP_OK)
         fail_msg("%s", err.text);
     for (uint32_t i = 0; i < r->e->n_unit; i++)
         *(strcmp(r->e->unit[i]->device->ops->kind, "coreml") == 0 ? &r->coreml : &r->cpu) = i;
     believe(r, r->coreml);
-    if (imp_engine_load(r->e, "tests/data/models/minilm", "m", &r->m, &err) != IMP_OK ||
+    if (imp_engine_load(r->e, model, "m", &r->m, &err) != IMP_OK ||
         imp_http_start(r->e, &h, &r->http, &err) != IMP_OK)
         fail_msg("%s", err.text);
     r->port = imp_http_port(r->http);
+}
+
+static void start(rig *r, const char *device, const char *words)
+{
+    start_with(r, device, words, "tests/data/models/minilm", 64);
 }
 
 static void stop(rig *r)
@@ -92,7 +97,8 @@ static int worker_pid(rig *r)
 {
     int pid = 0;
     imp_mutex_lock(r->e->lock);
-    imp_exec *x = r->m->inst[r->coreml].embed;
+    imp_instance *i = &r->m->inst[r->coreml];
+    imp_exec *x = i->embed != NULL ? i->embed : i->generate;
     if (x != NULL) pid = imp_dev_coreml_pid(x);
     imp_mutex_unlock(r->e->lock);
     return pid;
@@ -270,7 +276,7 @@ static void alone(void **state)
     assert_int_not_equal(imp_engine_load(r.e, "tests/data/models/bert", "b", &m, &err), IMP_OK);
     assert_non_null(strstr(err.text, "does not load the package"));
     assert_int_not_equal(imp_engine_load(r.e, "models/stories260K.gguf", "s", &m, &err), IMP_OK);
-    assert_non_null(strstr(err.text, "embedding models only"));
+    assert_non_null(strstr(err.text, "only reads prompts"));
     stop(&r);
 }
 
@@ -287,12 +293,199 @@ static void unload_while_preparing(void **state)
     assert_true(imp_now_ns() - t0 < 15000000000u);
 }
 
+/* ---- prompts read by Core ML, answers by the CPU ---------------------------------------------------------------------- */
+
+typedef struct told {
+    int status;
+    char text[800], prefill[64], decode[64], fallback[300], ran_on[120];
+    int n_prefill, n_decode, n_block;
+} told;
+
+static void take_text(json_t *o, const char *key, char *out, size_t cap)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    snprintf(out, cap, "%s", s ? s : "");
+}
+
+/* A greedy answer of n tokens and what its receipt says; more: further keys of the request. */
+static void tell(rig *r, const char *prompt, int n, const char *more, told *out)
+{
+    char body[2000];
+    memset(out, 0, sizeof *out);
+    snprintf(body, sizeof body,
+             "{\"model\":\"m\",\"prompt\":\"%s\",\"max_tokens\":%d,\"temperature\":0,"
+             "\"impetus\":{\"receipt\":true%s}}",
+             prompt, n, more);
+    answer a = post(r->port, "/v1/completions", body);
+    out->status = a.status;
+    json_t *o = json_loads(a.body ? a.body : "", 0, NULL);
+    if (a.status != 200 || !o) {
+        snprintf(out->text, sizeof out->text, "%.790s", a.body ? a.body : "");
+    } else {
+        take_text(json_array_get(json_object_get(o, "choices"), 0), "text", out->text, sizeof out->text);
+        json_t *rec = json_object_get(json_object_get(o, "impetus"), "receipt");
+        json_t *p = json_object_get(rec, "prefill"), *d = json_object_get(rec, "decode");
+        take_text(p, "device", out->prefill, sizeof out->prefill);
+        take_text(p, "fallback", out->fallback, sizeof out->fallback);
+        take_text(p, "ran_on", out->ran_on, sizeof out->ran_on);
+        take_text(d, "device", out->decode, sizeof out->decode);
+        out->n_prefill = (int)json_integer_value(json_object_get(p, "tokens"));
+        out->n_decode = (int)json_integer_value(json_object_get(d, "tokens"));
+        out->n_block = (int)json_integer_value(json_object_get(json_object_get(rec, "kv_moved"), "blocks"));
+    }
+    json_decref(o);
+    free(a.body);
+}
+
+static const char *const PROMPT[] = {
+    "Once upon a time, there was a little girl named Lily. She loved to play in the park with her friends.",
+    "Tom had a big red ball", "One day",
+    "The sun was warm. A dog and a cat sat by the door and looked at the birds. The dog wanted to run and "
+    "the cat "
+    "wanted to sleep. Then a boy came with a bone and a small fish. He was very happy and said"};
+
+static void wait_until(rig *r, const char *state)
+{
+    for (int i = 0; i < 4000 && !hardware_says(r, state); i++) usleep(5000);
+    assert_true(hardware_says(r, state));
+}
+
+static void reads_prompts(void **state)
+{
+    (void)state;
+    rig r;
+    told alone, t;
+    start_with(&r, "coreml,cpu", "compile_ms=3000", "models/stories260K.gguf", 512);
+    assert_string_equal(imp_model_get_info(r.m)->device, "cpu0");
+    wait_until(&r, "Core ML compiles");
+    tell(&r, PROMPT[1], 8, "", &t); /* while the package is made */
+    assert_int_equal(t.status, 200);
+    assert_string_equal(t.prefill, "cpu0");
+    char *why = imp_explain_json(r.e, 0);
+    assert_non_null(strstr(why, "Core ML compiles"));
+    imp_free(why);
+    wait_until(&r, "\"model\":\"m\",\"state\":\"ready\"");
+    for (size_t i = 0; i < IMP_COUNT(PROMPT); i++) {
+        tell(&r, PROMPT[i], 60, ",\"require\":\"cpu0\"", &alone);
+        assert_int_equal(alone.status, 200);
+        believe(&r, r.coreml); /* it has learned meanwhile that such a model is as fast anywhere */
+        /* of three tokens so little is won that the dispatcher may keep its last choice */
+        tell(&r, PROMPT[i], 60, i == 2 ? ",\"require\":\"coreml0>cpu0\"" : "", &t);
+        if (t.status != 200 || strcmp(t.prefill, "coreml0") || strcmp(t.decode, "cpu0") || t.fallback[0])
+            fail_msg("%d, %s, %s, %s: %s\n%s", t.status, t.prefill, t.decode, t.fallback, t.text,
+                     imp_explain_json(r.e, 0));
+        assert_string_equal(t.text, alone.text);
+        assert_non_null(strstr(t.ran_on, "planned by Core ML: ane"));
+        assert_int_equal(t.n_decode, 60); /* the first of them from the prompt's last token */
+        assert_int_equal(t.n_block, (t.n_prefill + 63) / 64);
+    }
+    why = imp_explain_json(r.e, 0);
+    assert_non_null(strstr(why, "it only reads prompts, another device has to generate"));
+    imp_free(why);
+    char long_one[2000] = "";
+    for (int i = 0; i < 30; i++)
+        strcat(long_one, "the dog ran to the park and "); /* longer than 192 tokens */
+    believe(&r, r.coreml);
+    tell(&r, long_one, 8, "", &t);
+    assert_int_equal(t.status, 200);
+    assert_string_equal(t.prefill, "cpu0");
+    why = imp_explain_json(r.e, 0);
+    assert_non_null(strstr(why, "the prompt is longer than it reads in one piece"));
+    imp_free(why);
+    tell(&r, long_one, 8, ",\"require\":\"coreml0>cpu0\"", &t);
+    assert_int_equal(t.status, 503);
+    assert_non_null(strstr(t.text, "longer than it reads"));
+    tell(&r, PROMPT[0], 400, "",
+         &t); /* the answer outgrows what Core ML's context holds: it is the CPU's that counts */
+    assert_string_equal(t.prefill, "coreml0");
+    tell(&r, PROMPT[0], 400, ",\"require\":\"cpu0\"", &alone);
+    assert_string_equal(t.text, alone.text);
+    assert_true(alone.n_decode > 192);
+    stop(&r);
+}
+
+static atomic_bool g_done;
+
+static void killer_main(void *arg)
+{
+    rig *r = arg;
+    for (int n = 0; !atomic_load(&g_done); n++) {
+        int pid = worker_pid(r);
+        if (pid > 0) kill(pid, SIGKILL);
+        usleep(60000);
+    }
+}
+
+typedef struct teller {
+    rig *r;
+    const char *want[IMP_COUNT(PROMPT)];
+    atomic_int n_ok, n_coreml, n_fallback;
+    char why[300];
+} teller;
+
+static void teller_main(void *arg)
+{
+    teller *l = arg;
+    for (size_t k = 0; !atomic_load(&g_done); k++) {
+        told t;
+        believe(l->r, l->r->coreml);
+        size_t i = k % IMP_COUNT(PROMPT);
+        tell(l->r, PROMPT[i], 20, "", &t);
+        if (t.status != 200 || strcmp(t.text, l->want[i]) != 0) {
+            snprintf(l->why, sizeof l->why, "%d: %.250s", t.status, t.text);
+            return;
+        }
+        atomic_fetch_add(&l->n_ok, 1);
+        if (strcmp(t.prefill, "coreml0") == 0) atomic_fetch_add(&l->n_coreml, 1);
+        if (strstr(t.fallback, "coreml0 failed: ")) atomic_fetch_add(&l->n_fallback, 1);
+    }
+}
+
+/* Workers die under prompts of several clients: every answer is the same all the same. */
+static void prompts_survive(void **state)
+{
+    (void)state;
+    rig r;
+    teller l = {.r = &r};
+    told want[IMP_COUNT(PROMPT)];
+    imp_thread *t[N_CLIENT], *killer;
+    start_with(&r, "coreml,cpu", "predict_ms=15", "models/stories260K.gguf", 512);
+    wait_until(&r, "\"model\":\"m\",\"state\":\"ready\"");
+    for (size_t i = 0; i < IMP_COUNT(PROMPT); i++) {
+        tell(&r, PROMPT[i], 20, ",\"require\":\"cpu0\"", &want[i]);
+        l.want[i] = want[i].text;
+    }
+    atomic_store(&g_done, false);
+    for (int i = 0; i < N_CLIENT; i++) assert_int_equal(imp_thread_start(teller_main, &l, &t[i]), IMP_OK);
+    grow(&l.n_coreml, 4, "prompts read by Core ML");
+    assert_int_equal(imp_thread_start(killer_main, &r, &killer), IMP_OK);
+    grow(&l.n_fallback, 2, "prompts that were read again elsewhere");
+    atomic_store(&g_done, true);
+    imp_thread_join(killer);
+    for (int i = 0; i < N_CLIENT; i++) imp_thread_join(t[i]);
+    if (l.why[0]) fail_msg("%s", l.why);
+    stop(&r);
+    start_with(&r, "coreml,cpu", "load_fail", "models/stories260K.gguf", 512);
+    wait_until(&r, "\"state\":\"given up\"");
+    told one;
+    tell(&r, PROMPT[0], 20, "", &one);
+    assert_string_equal(one.text, want[0].text);
+    assert_string_equal(one.prefill, "cpu0");
+    tell(&r, PROMPT[0], 20, ",\"require\":\"coreml0>cpu0\"", &one);
+    assert_int_equal(one.status, 503);
+    assert_non_null(strstr(one.text, "does not load the package"));
+    stop(&r);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], IMP_COREML_WORKER_ARG)) return imp_coreml_worker_main();
     const struct CMUnitTest t[] = {cmocka_unit_test(joins_under_load_and_dies),
-                                   cmocka_unit_test(goes_on_without), cmocka_unit_test(alone),
-                                   cmocka_unit_test(unload_while_preparing)};
+                                   cmocka_unit_test(goes_on_without),
+                                   cmocka_unit_test(alone),
+                                   cmocka_unit_test(unload_while_preparing),
+                                   cmocka_unit_test(reads_prompts),
+                                   cmocka_unit_test(prompts_survive)};
     char dir[4096];
     if (!imp_sys_program_dir(dir, sizeof dir)) return 1;
     snprintf(g_fake, sizeof g_fake, "%s/../fake/objc_coreml.so", dir);

@@ -474,29 +474,37 @@ static obj *numbers(const long long *x, size_t n)
     return o;
 }
 
-/* The result as a multi-array, laid out as the control file wants it. */
-static obj *result_array(const float *v, size_t n)
+/* The result as a multi-array of type t, laid out as the control file wants it: "pad" puts 31 elements between the numbers of
+ * a vector, and up to 63 behind each row of a matrix. */
+static obj *result_array(const float *v, const imp_mil_type *t)
 {
-    size_t step = word("pad", NULL) ? 32 : 1;
-    bool wide = word("f32", NULL), wrong = word("wrong_values", NULL);
+    size_t n = (size_t)imp_mil_n_elem(t), cols = (size_t)t->dim[t->rank - 1], rows = n / cols;
+    bool pad = word("pad", NULL), wide = word("f32", NULL), wrong = word("wrong_values", NULL);
+    bool nan = word("nan", NULL);
+    size_t step = pad && rows == 1 ? 32 : 1, row = pad && rows > 1 ? (cols + 63) / 32 * 32 : cols * step;
     obj *o = make("MLMultiArray");
-    size_t n_elem = n * step, size = wide ? 4 : 2;
+    size_t n_elem = rows * row, size = wide ? 4 : 2;
     o->own = o->mem = malloc(n_elem * size);
     memset(o->mem, 0x7e, n_elem * size); /* NaNs where nobody may look */
     for (size_t i = 0; i < n; i++) {
         float x = v[wrong ? n - 1 - i : i];
-        if (wide) {
-            ((float *)o->mem)[i * step] = x;
-        } else {
-            ((uint16_t *)o->mem)[i * step] = imp_f32_to_f16(x);
-        }
+        size_t at = i / cols * row + i % cols * step;
+        if (wide)
+            ((float *)o->mem)[at] = x;
+        else
+            ((uint16_t *)o->mem)[at] = nan ? 0x7e00 : imp_f32_to_f16(x);
     }
-    o->n_mem = word("short", NULL) ? n_elem * size - 4 : n_elem * size;
+    o->n_mem = word("short", NULL) ? n_elem * size - row * size : n_elem * size;
     o->num = word("wrong_type", NULL) ? I32 : wide ? F32 : F16;
-    long long shape[4] = {1, 1, 1, (long long)n - (word("wrong_shape", NULL) ? 1 : 0)};
-    long long k = (long long)n_elem, strides[4] = {k, k, k, (long long)step};
-    o->a = numbers(shape, 4);
-    o->b = numbers(strides, 4);
+    long long shape[8], strides[8], at = (long long)row;
+    for (uint32_t k = t->rank; k-- > 0;) {
+        shape[k] = (long long)t->dim[k];
+        strides[k] = k + 1 == t->rank ? (long long)step : at;
+        if (k + 1 < t->rank) at *= shape[k];
+    }
+    if (word("wrong_shape", NULL)) shape[t->rank - 1]--;
+    o->a = numbers(shape, t->rank);
+    o->b = numbers(strides, t->rank);
     return o;
 }
 
@@ -529,8 +537,8 @@ static obj *predict(obj *o, obj *in, obj **why)
     d->key = calloc(d->n, sizeof(obj *));
     for (uint32_t i = 0; i < d->n; i++) {
         d->item[i] = make("MLFeatureValue");
-        d->item[i]->a = result_array(imp_ml_eval_out(o->eval, i),
-                                     imp_mil_n_elem(&o->func->var[o->func->out[i].var].type));
+        d->item[i]->a =
+            result_array(imp_ml_eval_out(o->eval, i), &o->func->var[o->func->out[i].var].type);
         d->key[i] = text_obj("NSString", o->func->out[i].name);
     }
     p->a = d;

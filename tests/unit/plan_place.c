@@ -388,6 +388,51 @@ static void rules(void **state)
     imp_graph_free(g);
 }
 
+/* A unit that only reads prompts is never asked to generate, and its context counts for the prompt alone. */
+static void reads_prompts_only(void **state)
+{
+    (void)state;
+    static world w;
+    imp_graph *g = decoder(&QWEN2_15B);
+    imp_cost c;
+    imp_cost_build(g, IMP_F16, &c);
+    world_init(&w, &c);
+    imp_place_unit u[N_UNIT];
+    static imp_choice ch;
+    views(&w, u);
+    u[1].prefill_only = true;
+    u[1].n_ctx = 512;
+    u[1].pad = 2;
+    imp_place_request r = {
+        .model = 1, .cost = &c, .n_prompt = 300, .n_gen = 1, .n_need = 4000, .chunk = CHUNK};
+    r.only = "sim-prefill>cpu0"; /* there is always the prompt's last token to compute elsewhere */
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_true(ch.chosen >= 0 && ch.cand[ch.chosen].prefill == 1 && ch.cand[ch.chosen].decode == 0);
+    double padded = ch.cand[ch.chosen].ttft_s;
+    u[1].pad = 1;
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_true(ch.cand[ch.chosen].ttft_s < padded);
+    r.only = NULL;
+    for (uint32_t n = 1; n <= 512; n = n == 1 ? 2 : n == 2 ? 511 : n + 1) {
+        r.n_prompt = n;
+        imp_place(&w.placer, &r, u, N_UNIT, &ch);
+        for (uint32_t i = 0; i < ch.n_cand; i++) {
+            const imp_candidate *x = &ch.cand[i];
+            if (x->decode == 1) assert_non_null(x->excluded);
+            if (x->prefill == 1 && x->decode != 1) assert_true((x->excluded == NULL) == (n > 1 && n < 512));
+        }
+    }
+    r.n_prompt = 300, r.n_gen = 0; /* scoring */
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_non_null(ch.cand[1 * N_UNIT + 0].excluded);
+    r.embed = true;
+    r.n_need = 100;
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_null(ch.cand[1 * N_UNIT + 1].excluded);
+    free(w.learn);
+    imp_graph_free(g);
+}
+
 /* Printed, not asserted: what a decision and an observation cost on this machine. */
 static void overhead(void **state)
 {
@@ -421,6 +466,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules),
+        cmocka_unit_test(reads_prompts_only),
         cmocka_unit_test(auto_is_near_the_best),
         cmocka_unit_test(slow_unit_is_left),
         cmocka_unit_test(prefill_unit_slowed),

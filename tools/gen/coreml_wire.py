@@ -4,8 +4,8 @@ src/dev/coreml/wire.h says (x86-64 and arm64: little-endian, natural alignment).
 import os
 import struct
 
-MAGIC, VERSION = 0x504D4943, 1
-FUNCS, PATH, TEXT = 16, 1024, 400
+MAGIC, VERSION = 0x504D4943, 2
+LENS, CHUNKS, FUNCS, KV, PATH, TEXT = 16, 16, 32, 256, 1024, 400
 OUT = os.path.join(os.path.dirname(__file__), "../../fuzz/corpus/coreml_worker")
 
 
@@ -21,13 +21,20 @@ def hello(runtime=""):
     return text(runtime, PATH)
 
 
+def u32s(values, n):
+    return struct.pack(f"<{n}I", *(list(values) + [0] * (n - len(values))))
+
+
 def load(package="/p.mlpackage", compiled="/c.mlmodelc", n_package=1, lengths=(16, 32), name="embed", width=8, dim=8,
-         mask=1, slots=4, units=3):
-    b = b"".join(text(package, PATH) for _ in range(FUNCS)) + b"".join(text(compiled, PATH) for _ in range(FUNCS))
-    b += struct.pack("<II", n_package, len(lengths))
-    b += struct.pack("<16I", *(list(lengths) + [0] * (FUNCS - len(lengths))))
-    b += b"".join(text(f"{name}_{i}" if name else "", 32) for i in range(FUNCS))
-    return b + struct.pack("<IIIII", width, dim, mask, slots, units)
+         kv=(), n_kv=None, chunks=1, first_kv=None, takes=3, slots=4, units=3):
+    b = struct.pack("<I", len(lengths)) + u32s(lengths, LENS) + struct.pack("<III", width, dim, len(kv) if n_kv is None else n_kv)
+    b += u32s(kv, KV) + struct.pack("<I", slots)
+    b += b"".join(text(package, PATH) for _ in range(FUNCS)) + b"".join(text(compiled, PATH) for _ in range(FUNCS))
+    b += struct.pack("<II", n_package, chunks)
+    b += b"".join(text(f"{name}_{i}" if name else "", 32) for i in range(LENS))
+    b += u32s([takes] * min(chunks, CHUNKS), CHUNKS)
+    b += u32s([0] * min(chunks, CHUNKS) + [len(kv)] if first_kv is None else first_kv, CHUNKS + 1)
+    return b + struct.pack("<I", units)
 
 
 def loaded(known=2, cost=0.9, n_op=10):
@@ -63,6 +70,17 @@ CASES = {
     "overflow": b"\0" + H + msg(3, load(width=0xFFFFFFFF, lengths=(32768,), slots=64)),
     "slots_0": b"\0" + H + msg(3, load(slots=0)),
     "dim_0": b"\0" + H + msg(3, load(dim=0)),
+    "both": b"\0" + H + msg(3, load(kv=(8,))),
+    "keys": b"\0" + H + msg(3, load(dim=0, kv=(4, 8, 4), takes=0)) + msg(5, run(1, 4)) + msg(5, run(0, 2)),
+    "chunks": b"\0" + H + msg(3, load(dim=0, kv=(4, 8, 4), takes=0, chunks=2, n_package=2, first_kv=(0, 1, 3))) + msg(5, run(1, 3)),
+    "chunks_far": b"\0" + H + msg(3, load(dim=0, kv=(4,), chunks=17, n_package=17)),
+    "chunks_none": b"\0" + H + msg(3, load(dim=0, kv=(4,), chunks=0, n_package=0)),
+    "layers_back": b"\0" + H + msg(3, load(dim=0, kv=(4, 4), chunks=2, n_package=2, first_kv=(0, 3, 2))),
+    "layers_less": b"\0" + H + msg(3, load(dim=0, kv=(4, 4), first_kv=(0, 1))),
+    "layers_far": b"\0" + H + msg(3, load(dim=0, kv=(4,), n_kv=257)),
+    "key_0": b"\0" + H + msg(3, load(dim=0, kv=(4, 0))),
+    "key_wide": b"\0" + H + msg(3, load(dim=0, kv=(1 << 31,))),
+    "takes": b"\0" + H + msg(3, load(takes=9)),
     "descend": b"\0" + H + msg(3, load(lengths=(32, 16))),
     "no_functions": b"\0" + H + msg(3, load(lengths=())),
     "packages": b"\0" + H + msg(3, load(n_package=3)),
@@ -73,7 +91,7 @@ CASES = {
     "units": b"\0" + H + msg(3, load(units=9)),
     "endless_runtime": b"\0" + msg(1, b"x" * PATH),
     "magic": b"\0" + msg(1, hello(), magic=7),
-    "version": b"\0" + msg(1, hello(), version=2),
+    "version": b"\0" + msg(1, hello(), version=3),
     "kind_0": b"\0" + msg(0, b""),
     "kind_99": b"\0" + msg(99, b"1234"),
     "huge": b"\0" + msg(1, hello(), n=0xFFFFFFFF),

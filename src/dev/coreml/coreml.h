@@ -1,8 +1,8 @@
-/* dev/coreml/coreml.h - the Core ML device: encoders as ML Programs, run in a worker process.
+/* dev/coreml/coreml.h - the Core ML device: encoders and the prefill of decoders as ML Programs, run in a worker process.
  *
  * Place:   layer 4; src/app configures it, dev.c opens it.
  * Claims:  that Core ML uses the Neural Engine is asked for, never assumed: what receipts say of it comes from Core ML's own
- *          plan (MLComputePlan), and every package's vectors are held against our evaluator's before a request gets there. */
+ *          plan (MLComputePlan), and every package's results are held against our evaluator's before a request gets there. */
 #ifndef IMP_COREML_H
 #define IMP_COREML_H
 
@@ -22,6 +22,7 @@ typedef struct imp_coreml_config {
     const char *program;   /* what is started as worker; NULL: this program */
     imp_coreml_units units;
     uint32_t n_bucket, bucket[IMP_COREML_MAX_BUCKET]; /* lengths, ascending; 0: 64, 128, 256, 512 */
+    uint64_t chunk_bytes;                             /* weights a program may hold; 0: 950 MB */
     uint32_t load_ms;                                 /* compiling and loading may take; 0: 15 minutes */
     uint32_t run_ms;                                  /* a step may take; 0: 30 s */
     uint32_t retry_ms; /* before the first restart of a worker, doubled each time; 0: 250 */

@@ -1,8 +1,9 @@
 /* dev/coreml/keeper.c - what happens in the background: the package is made, workers are started and replaced.
  *
  * Idea:    once: convert, keep what the package must give for a probe text (by our evaluator). For every worker: start it,
- *          let it compile (kept by the package's hash and the system's build) and load, and hold the probe text's vector,
- *          in every length, against the expected one. Only then requests get there.
+ *          let it compile (kept by the package's hash and the system's build) and load, and hold the probe text's vector (of
+ *          decoders: the keys and the values of every layer), in every length, against the expected. Only then requests get
+ *          there.
  *          A worker that dies is replaced after a pause that doubles; max_fail deaths in a row end it. An answer "no" from
  *          Core ML while loading, or vectors that differ, ends it at once: it would say the same again.
  * Threads: the keeper's own; the executable's lock is never held while it works. */
@@ -15,7 +16,7 @@
 #include "dev/coreml/device.h"
 #include "dev/coreml/runner.h"
 
-enum { PROBE_TOK = 7, IDLE_MS = 500 };
+enum { IDLE_MS = 500 };
 static const double LEAST_COSINE = 0.99; /* half precision keeps 0.9999; another model or layout does not */
 
 static void say(ml_exec *x, const char *fmt, va_list ap)
@@ -54,21 +55,62 @@ static imp_status hash_file(const char *package, const char *name, uint64_t *h, 
     return IMP_OK;
 }
 
-/* Names and inputs of the functions, by our own strict reader. */
-static imp_status read_package(ml_exec *x, uint32_t k, const char *path, imp_error *err)
+/* Layers whose keys a function gives, and the first of them. */
+static uint32_t layers_of(const imp_mil_func *f, uint32_t *first)
+{
+    uint32_t n = 0, i;
+    *first = UINT32_MAX;
+    for (uint32_t k = 0; k < f->n_out; k++)
+        if (sscanf(f->out[k].name, "k_%u", &i) == 1) n++, *first = IMP_MIN(*first, i);
+    return n;
+}
+
+static uint64_t n_elem_of(const imp_mil_func *f, const char *name)
+{
+    for (uint32_t k = 0; k < f->n_out; k++)
+        if (strcmp(f->out[k].name, name) == 0) return imp_mil_n_elem(&f->var[f->out[k].var].type);
+    return 0;
+}
+
+/* Whether function f is chunk c's in length l: it takes what is noted and gives what follows. */
+static bool is_chunk(const ml_load *ld, const imp_mil_func *f, uint32_t c, uint32_t l, bool last)
+{
+    const ml_shape *sh = &ld->shape;
+    char name[16];
+    uint64_t s = sh->s[l];
+    bool ok = f->n_in > 0;
+    for (uint32_t i = 0; i < f->n_in; i++)
+        ok = ok && (strcmp(f->in[i].name, "hidden") != 0 || imp_mil_n_elem(&f->in[i].type) == sh->width * s);
+    for (uint32_t k = ld->first_kv[c]; ok && k < ld->first_kv[c + 1]; k++)
+        for (int v = 0; v < 2; v++) {
+            (void)snprintf(name, sizeof name, "%c_%u", v == 0 ? 'k' : 'v', k);
+            ok = ok && n_elem_of(f, name) == sh->kv_width[k] * s;
+        }
+    if (!last) return ok && n_elem_of(f, "hidden_out") == sh->width * s;
+    return ok && (sh->dim == 0 || n_elem_of(f, "embedding") == sh->dim);
+}
+
+/* Names, inputs and layers of chunk c in the lengths l..l + n - 1, by our own strict reader. */
+static imp_status read_package(ml_load *ld, uint32_t c, uint32_t l, uint32_t n, const char *path,
+                               imp_error *err)
 {
     imp_mlpackage *p;
     IMP_TRY(imp_mlpackage_open(path, &p, err));
-    uint32_t first = x->load.n_package == 1 ? 0 : k, n = x->load.n_package == 1 ? x->load.n_func : 1;
     imp_status s =
         p->n_func == n ? IMP_OK : imp_fail(err, IMP_INTERNAL, "the package has %u functions", p->n_func);
     for (uint32_t i = 0; i < n && s == IMP_OK; i++) {
         const imp_mil_func *f = &p->func[i];
-        (void)snprintf(x->load.name[first + i], sizeof x->load.name[0], "%.31s", f->name);
-        x->load.has_mask = 0;
-        for (uint32_t j = 0; j < f->n_in; j++) x->load.has_mask |= strcmp(f->in[j].name, "mask") == 0;
-        if (f->n_out != 1 || imp_mil_n_elem(&f->var[f->out[0].var].type) != x->load.dim)
-            s = imp_fail(err, IMP_INTERNAL, "function %s gives other vectors than the model", f->name);
+        (void)snprintf(ld->name[l + i], sizeof ld->name[0], "%.31s", f->name);
+        uint32_t first, n_kv = layers_of(f, &first);
+        ld->takes[c] = 0;
+        for (uint32_t j = 0; j < f->n_in; j++)
+            ld->takes[c] |= strcmp(f->in[j].name, "mask") == 0   ? ML_TAKES_MASK
+                            : strcmp(f->in[j].name, "pool") == 0 ? ML_TAKES_POOL
+                                                                 : 0u;
+        ld->first_kv[c + 1] = ld->first_kv[c] + n_kv;
+        if ((n_kv > 0 && first != ld->first_kv[c]) || ld->first_kv[c + 1] > ld->shape.n_kv ||
+            !is_chunk(ld, f, c, l + i, c + 1 == ld->n_chunk))
+            s = imp_fail(err, IMP_INTERNAL, "function %s gives something else than the model", f->name);
     }
     imp_mlpackage_close(p);
     return s;
@@ -79,22 +121,41 @@ static bool stopped(const ml_exec *x)
     return __atomic_load_n(&x->stop, __ATOMIC_ACQUIRE);
 }
 
-static imp_status convert_one(ml_exec *x, making *m, uint32_t k, imp_error *err)
+/* Convert with n lengths from l on; its packages are noted in m and in what the worker is told. */
+static imp_status convert_some(ml_exec *x, making *m, uint32_t l, uint32_t n, imp_error *err)
 {
     const ml_device *d = (const ml_device *)x->base.dev;
+    ml_load *ld = &x->load;
     imp_ml_report report = {0};
-    imp_ml_options o = {.source = "impetus"};
-    o.n_bucket = x->load.n_package == 1 ? x->load.n_func : 1;
-    for (uint32_t i = 0; i < o.n_bucket; i++) o.bucket[i] = x->load.s[x->load.n_package == 1 ? i : k];
-    (void)snprintf(m->path[k], ML_WIRE_PATH, "%.800s/new-%d-%p-%u.mlpackage", d->cache_dir, (int)getpid(),
-                   (void *)x, k);
-    imp_status s = imp_ml_convert(x->graph, m->path[k], &o, &report, err);
-    if (s == IMP_OK && report.n_chunk != 1)
-        s = imp_fail(err, IMP_TOO_LARGE, "the model's weights are more than one Core ML program holds");
+    imp_ml_options o = {.source = "impetus", .n_bucket = n, .max_chunk = d->cfg.chunk_bytes};
+    char path[ML_WIRE_PATH];
+    bool joint = n == ld->shape.n_len;
+    for (uint32_t i = 0; i < n; i++) o.bucket[i] = ld->shape.s[l + i];
+    (void)snprintf(path, sizeof path, "%.400s/new-%d-%p-%u.mlpackage", d->cache_dir, (int)getpid(), (void *)x,
+                   l);
+    imp_status s = imp_ml_convert(x->graph, path, &o, &report, err);
+    for (uint32_t c = 0; c < report.n_chunk; c++) { /* noted first: what was made is removed again */
+        uint32_t k = joint ? c : c * ld->shape.n_len + l;
+        if (k < ML_WIRE_FUNCS)
+            (void)snprintf(m->path[k], ML_WIRE_PATH, "%.511s", report.path[c]);
+        else
+            imp_sys_remove_tree(report.path[c]);
+    }
+    ld->n_chunk = report.n_chunk;
+    ld->n_package = joint ? ld->n_chunk : ld->n_chunk * ld->shape.n_len;
+    if (s == IMP_OK && (ld->n_chunk > ML_WIRE_CHUNKS || ld->n_chunk * ld->shape.n_len > ML_WIRE_FUNCS))
+        s = imp_fail(err, IMP_TOO_LARGE, "the model would be %u Core ML programs in a row, more than %d",
+                     ld->n_chunk, ML_WIRE_CHUNKS);
+    for (uint32_t c = 0; c < ld->n_chunk && s == IMP_OK; c++) {
+        uint32_t k = joint ? c : c * ld->shape.n_len + l;
+        s = read_package(ld, c, l, n, m->path[k], err);
+        if (s == IMP_OK) s = hash_file(m->path[k], "model.mlmodel", &m->hash[k], err);
+        if (s == IMP_OK) s = hash_file(m->path[k], "weights/weight.bin", &m->hash[k], err);
+    }
+    if (s == IMP_OK && ld->first_kv[ld->n_chunk] != ld->shape.n_kv)
+        s = imp_fail(err, IMP_INTERNAL, "the packages give keys of %u layers, not %u",
+                     ld->first_kv[ld->n_chunk], ld->shape.n_kv);
     imp_ml_report_deinit(&report);
-    if (s == IMP_OK) s = read_package(x, k, m->path[k], err);
-    if (s == IMP_OK) s = hash_file(m->path[k], "model.mlmodel", &m->hash[k], err);
-    if (s == IMP_OK) s = hash_file(m->path[k], "weights/weight.bin", &m->hash[k], err);
     return s;
 }
 
@@ -107,7 +168,7 @@ static void remove_packages(making *m)
         }
 }
 
-static void probe_tokens(const ml_exec *x, int32_t token[PROBE_TOK])
+static void probe_tokens(const ml_exec *x, int32_t token[ML_PROBE_TOK])
 {
     uint64_t n_row = UINT64_MAX; /* ids that every table has */
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) {
@@ -115,23 +176,48 @@ static void probe_tokens(const ml_exec *x, int32_t token[PROBE_TOK])
         if (n->op == IMP_OP_EMBED && n->u.embed.by == IMP_BY_TOKEN)
             n_row = IMP_MIN(n_row, imp_graph_node(x->graph, n->in[0])->u.weight.part[0].dim[0]);
     }
-    for (int i = 0; i < PROBE_TOK; i++) token[i] = (int32_t)((uint64_t)(1 + 131 * i) % IMP_MAX(n_row, 1u));
+    for (int i = 0; i < ML_PROBE_TOK; i++) token[i] = (int32_t)((uint64_t)(1 + 131 * i) % IMP_MAX(n_row, 1u));
+}
+
+/* The runner's results in the order of ml_prefill_read. */
+static imp_status expect_layers(ml_exec *x, const imp_ml_runner *r, imp_error *err)
+{
+    float *to = x->expect;
+    for (uint32_t k = 0; k < x->load.shape.n_kv; k++)
+        for (int v = 0; v < 2; v++) {
+            char name[16];
+            uint64_t n, width = x->load.shape.kv_width[k];
+            uint32_t s;
+            (void)snprintf(name, sizeof name, "%c_%u", v == 0 ? 'k' : 'v', k);
+            const float *y = imp_ml_runner_out(r, name, &n, &s);
+            if (y == NULL || n != width * s)
+                return imp_fail(err, IMP_INTERNAL, "the package gives no %s", name);
+            for (uint64_t c = 0; c < width; c++, y += s, to += ML_PROBE_TOK)
+                memcpy(to, y, ML_PROBE_TOK * sizeof *y);
+        }
+    return IMP_OK;
 }
 
 static imp_status expect_probe(ml_exec *x, const making *m, imp_error *err)
 {
-    const char *path[1] = {m->path[0]};
-    int32_t token[PROBE_TOK];
+    const char *path[ML_WIRE_CHUNKS];
+    int32_t token[ML_PROBE_TOK];
     imp_ml_runner *r;
     uint64_t n = 0;
-    uint32_t s;
+    uint32_t s, n_len = x->load.n_package == x->load.n_chunk ? 1 : x->load.shape.n_len;
     probe_tokens(x, token);
-    IMP_TRY(imp_ml_runner_new(x->graph, path, 1, IMP_ML_F32, NULL, &r, err));
-    imp_status st = imp_ml_runner_run(r, token, NULL, PROBE_TOK, err);
-    const float *v = st == IMP_OK ? imp_ml_runner_out(r, "embedding", &n, &s) : NULL;
-    if (st == IMP_OK && (v == NULL || n != x->load.dim))
-        st = imp_fail(err, IMP_INTERNAL, "the package gives no vector");
-    if (st == IMP_OK) memcpy(x->expect, v, (size_t)n * sizeof *v);
+    for (uint32_t c = 0; c < x->load.n_chunk; c++) path[c] = m->path[c * n_len];
+    IMP_TRY(imp_ml_runner_new(x->graph, path, x->load.n_chunk, IMP_ML_F32, NULL, &r, err));
+    imp_status st = imp_ml_runner_run(r, token, NULL, ML_PROBE_TOK, err);
+    if (st == IMP_OK && x->load.shape.n_kv > 0) {
+        st = expect_layers(x, r, err);
+    } else if (st == IMP_OK) {
+        const float *v = imp_ml_runner_out(r, "embedding", &n, &s);
+        if (v == NULL || n != x->n_expect)
+            st = imp_fail(err, IMP_INTERNAL, "the package gives no vector");
+        else
+            memcpy(x->expect, v, (size_t)n * sizeof *v);
+    }
     imp_ml_runner_free(r);
     return st;
 }
@@ -140,8 +226,9 @@ static imp_status make_packages(ml_exec *x, making *m, imp_error *err)
 {
     const ml_device *d = (const ml_device *)x->base.dev;
     uint64_t t0 = imp_now_ns(), os = imp_hash(d->info.os, strlen(d->info.os), 1);
+    uint32_t n_len = x->load.shape.n_len, step = d->info.functions ? n_len : 1;
     ml_say(x, "the model is being converted");
-    for (uint32_t k = 0; k < x->load.n_package && !stopped(x); k++) IMP_TRY(convert_one(x, m, k, err));
+    for (uint32_t l = 0; l < n_len && !stopped(x); l += step) IMP_TRY(convert_some(x, m, l, step, err));
     if (stopped(x)) return imp_fail(err, IMP_CANCELLED, "the model is being unloaded");
     IMP_TRY(expect_probe(x, m, err));
     for (uint32_t k = 0; k < x->load.n_package; k++) {
@@ -164,23 +251,46 @@ static double cosine(const float *a, const float *b, uint32_t n)
     return ab / sqrt(aa * bb);
 }
 
+/* The least cosine between what slot 0 holds and what is expected: of the vector, or of each layer's keys and values. */
+static double least_cosine(ml_exec *x, imp_proc *p, uint32_t len, float *got)
+{
+    const ml_shape *sh = &x->load.shape;
+    if (sh->n_kv == 0) return cosine(ml_slot_out(x, p, 0), x->expect, sh->dim);
+    const float *want = x->expect;
+    double least = 1;
+    ml_prefill_read(x, p, len, 0, ML_PROBE_TOK, got);
+    for (uint32_t k = 0; k < sh->n_kv; k++)
+        for (int v = 0; v < 2;
+             v++, got += sh->kv_width[k] * ML_PROBE_TOK, want += sh->kv_width[k] * ML_PROBE_TOK) {
+            double c = cosine(got, want, sh->kv_width[k] * ML_PROBE_TOK);
+            if (!(c >= least)) least = c; /* no number is no agreement */
+        }
+    return least;
+}
+
 static imp_status check_probe(ml_exec *x, imp_proc *p, ml_body *answer, imp_error *err)
 {
     const ml_device *d = (const ml_device *)x->base.dev;
-    int32_t token[PROBE_TOK];
+    const ml_shape *sh = &x->load.shape;
+    int32_t token[ML_PROBE_TOK];
+    float *got = imp_sys_malloc((size_t)x->n_expect * sizeof *got);
+    if (got == NULL) return imp_fail(err, IMP_NOMEM, "out of memory while starting a worker");
+    imp_status s = IMP_OK;
     probe_tokens(x, token);
-    for (uint32_t f = 0; f < x->load.n_func; f++) {
-        ml_run run = {.func = f, .n = 1};
-        IMP_TRY(ml_fill_slot(x, p, f, 0, token, NULL, PROBE_TOK, err));
-        IMP_TRY(ml_ask(p, ML_RUN, &run, ML_RAN, answer, d->cfg.run_ms, &x->stop, err));
-        double c = cosine(ml_slot_out(x, p, 0), x->expect, x->load.dim);
+    for (uint32_t l = 0; l < sh->n_len && s == IMP_OK; l++) {
+        ml_run run = {.len = l, .n = 1};
+        s = ml_fill_slot(x, p, l, 0, token, NULL, ML_PROBE_TOK, err);
+        if (s == IMP_OK) s = ml_ask(p, ML_RUN, &run, ML_RAN, answer, d->cfg.run_ms, &x->stop, err);
+        if (s != IMP_OK) break;
+        double c = least_cosine(x, p, l, got);
         if (!(c >= LEAST_COSINE))
-            return imp_fail(
+            s = imp_fail(
                 err, IMP_UNSUPPORTED,
-                "Core ML gives other vectors than the model (length %u: cosine %.4f with the package's own)",
-                x->load.s[f], c);
+                "Core ML gives other %s than the model (length %u: cosine %.4f with the package's own)",
+                sh->n_kv > 0 ? "keys and values" : "vectors", sh->s[l], c);
     }
-    return IMP_OK;
+    imp_sys_free(got);
+    return s;
 }
 
 static void where_text(const ml_where *w, char out[96])
@@ -192,6 +302,18 @@ static void where_text(const ml_where *w, char out[96])
     for (int k = 0; k < 3; k++) share[k] = 100 * (w->known == 2 ? w->cost[k] : w->n_op[k] / n);
     (void)snprintf(out, 96, "planned by Core ML: ane %.1f %%, gpu %.1f %%, cpu %.1f %% of the %s", share[0],
                    share[1], share[2], w->known == 2 ? "cost" : "ops");
+}
+
+/* Over all chunks of a length: with more than one their costs have no common measure, so ops are counted. */
+static ml_where where_of(const ml_load *ld, const ml_loaded *l, uint32_t len)
+{
+    ml_where w = l->where[len];
+    for (uint32_t c = 1; c < ld->n_chunk; c++) {
+        const ml_where *more = &l->where[c * ld->shape.n_len + len];
+        w.known = w.known > 0 && more->known > 0;
+        for (int k = 0; k < 3; k++) w.n_op[k] += more->n_op[k];
+    }
+    return w;
 }
 
 static imp_status load_worker(ml_exec *x, imp_proc **out, imp_error *err)
@@ -216,7 +338,10 @@ static imp_status load_worker(ml_exec *x, imp_proc **out, imp_error *err)
                 answer->loaded.was_cached ? " (kept from before)" : "",
                 (double)answer->loaded.load_ns * 1e-9);
         imp_mutex_lock(x->lock);
-        for (uint32_t f = 0; f < x->load.n_func; f++) where_text(&answer->loaded.where[f], x->ran_on[f]);
+        for (uint32_t l = 0; l < x->load.shape.n_len; l++) {
+            ml_where w = where_of(&x->load, &answer->loaded, l);
+            where_text(&w, x->ran_on[l]);
+        }
         imp_mutex_unlock(x->lock);
         s = check_probe(x, p, answer, err);
     }
@@ -318,6 +443,20 @@ static void bring_up(ml_exec *x, making *m, bool *made)
     imp_cond_broadcast(x->changed);
 }
 
+/* lock held, let go to bury a worker that nobody needs. */
+static void rest(ml_exec *x)
+{
+    imp_proc *idle = x->proc;
+    x->proc = NULL;
+    if (idle == NULL) {
+        imp_cond_wait(x->changed, x->lock);
+        return;
+    }
+    imp_mutex_unlock(x->lock);
+    imp_proc_end(idle, 0, NULL, 0);
+    imp_mutex_lock(x->lock);
+}
+
 static void keeper_main(void *arg)
 {
     ml_exec *x = arg;
@@ -333,7 +472,7 @@ static void keeper_main(void *arg)
         if (x->state == ML_READY)
             watch_idle(x);
         else if (x->state == ML_GIVEN_UP)
-            imp_cond_wait(x->changed, x->lock);
+            rest(x);
         else
             bring_up(x, m, &made);
     }

@@ -1,8 +1,8 @@
-/* dev/coreml/runtime.c - Core ML itself: packages compiled and kept, functions loaded, texts predicted.
+/* dev/coreml/runtime.c - Core ML itself: packages compiled and kept, functions loaded, texts predicted, chunk after chunk.
  *
  * Place:   the worker's backend; nothing of it runs in the server's process.
  * Idea:    inputs are MLMultiArrays over the shared memory, so nothing is copied on the way in; results are read through
- *          their own strides, for Core ML pads rows as it likes, and written back as plain f32.
+ *          their own strides, for Core ML pads rows as it likes, and written back without gaps.
  * Always:  every array that Core ML gives back is held against the expected type, shape and bytes before it is read.
  * Threads: the worker's main thread; completion handlers come on threads of Core ML's. */
 #include <dlfcn.h>
@@ -110,47 +110,54 @@ static imp_status compile(const ml_objc *o, const char *package, const char *com
 
 /* ---- loading ---------------------------------------------------------------------------------------------------- */
 
+/* A chunk's lengths are functions of one package. */
+static bool is_joint(const ml_load *l)
+{
+    return l->n_package == l->n_chunk && l->shape.n_len > 1;
+}
+
 static ml_id configuration(const ml_runtime *r, uint32_t f)
 {
     const ml_objc *o = &r->objc;
     ml_id c = ml_new(o, "MLModelConfiguration");
     if (c == NULL) return NULL;
     ML_SEND(o, void, (ml_id, ml_sel, long), c, "setComputeUnits:", (long)r->load.units);
-    if (r->load.n_package == 1 && r->load.n_func > 1)
-        ML_SEND(o, void, (ml_id, ml_sel, ml_id), c, "setFunctionName:", ml_string(o, r->load.name[f]));
+    if (is_joint(&r->load))
+        ML_SEND(o, void, (ml_id, ml_sel, ml_id), c,
+                "setFunctionName:", ml_string(o, r->load.name[f % r->load.shape.n_len]));
     return c;
 }
 
 static imp_status load_function(ml_runtime *r, uint32_t f, ml_where *where, imp_error *err)
 {
     const ml_objc *o = &r->objc;
-    const char *path = r->load.compiled[r->load.n_package == 1 ? 0 : f];
+    uint32_t n_len = r->load.shape.n_len;
+    const char *path = r->load.compiled[r->load.n_package == r->load.n_chunk ? f / n_len : f];
     ml_id why = NULL, config = configuration(r, f);
     if (config == NULL) return not_there(err, "MLModelConfiguration");
     ml_id m = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id, ml_id *), o->get_class("MLModel"),
                       "modelWithContentsOfURL:configuration:error:", ml_url(o, path), config, &why);
     imp_status s = m == NULL ? ml_ns_error(o, err, "Core ML does not load the package", why) : IMP_OK;
     if (s == IMP_OK) {
-        r->func[f].model = ml_retain(o, m);
+        r->model[f] = ml_retain(o, m);
         if (r->plans)
-            ml_plan_read(r, path, r->load.n_func > 1 && r->load.n_package == 1 ? r->load.name[f] : "main",
-                         config, where);
+            ml_plan_read(r, path, is_joint(&r->load) ? r->load.name[f % n_len] : "main", config, where);
     }
     ml_release(o, config);
     return s;
 }
 
-/* Shapes and strides that every text of a function shares. */
-static void make_shapes(ml_runtime *r, uint32_t f)
+/* Shapes and strides that every text of a length shares. */
+static void make_shapes(ml_runtime *r, uint32_t len)
 {
     const ml_objc *o = &r->objc;
-    int64_t s = r->load.s[f], w = r->load.width;
+    int64_t s = r->load.shape.s[len], w = r->load.shape.width;
     const int64_t hidden[4] = {1, w, 1, s}, hidden_step[4] = {w * s, s, s, 1};
     const int64_t row[4] = {1, 1, 1, s}, row_step[4] = {s, s, s, 1};
-    r->func[f].shape[0] = ml_retain(o, ml_numbers(o, hidden, 4));
-    r->func[f].step[0] = ml_retain(o, ml_numbers(o, hidden_step, 4));
-    r->func[f].shape[1] = ml_retain(o, ml_numbers(o, row, 4));
-    r->func[f].step[1] = ml_retain(o, ml_numbers(o, row_step, 4));
+    r->len[len].shape[0] = ml_retain(o, ml_numbers(o, hidden, 4));
+    r->len[len].step[0] = ml_retain(o, ml_numbers(o, hidden_step, 4));
+    r->len[len].shape[1] = ml_retain(o, ml_numbers(o, row, 4));
+    r->len[len].step[1] = ml_retain(o, ml_numbers(o, row_step, 4));
 }
 
 static imp_status load(void *ctx, const ml_load *l, void *shared, ml_loaded *out, imp_error *err)
@@ -159,10 +166,9 @@ static imp_status load(void *ctx, const ml_load *l, void *shared, ml_loaded *out
     const ml_objc *o = &r->objc;
     r->load = *l;
     r->shared = shared;
-    if (!ml_slots_of(l->width, l->dim, l->s[l->n_func - 1], l->n_slot, &r->slots))
+    if (!ml_slots_of(&l->shape, &r->slots))
         return imp_fail(err, IMP_INVALID, "the sizes of texts are out of range");
-    if (l->n_package == 1 && l->n_func > 1 && !r->functions)
-        return not_there(err, "packages with several functions");
+    if (is_joint(l) && !r->functions) return not_there(err, "packages with several functions");
     imp_status s = IMP_OK;
     void *pool = o->pool_push();
     uint64_t t0 = imp_now_ns();
@@ -173,15 +179,15 @@ static imp_status load(void *ctx, const ml_load *l, void *shared, ml_loaded *out
         s = compile(o, l->package[i], l->compiled[i], err);
     }
     out->compile_ns = imp_now_ns() - t0;
-    for (uint32_t f = 0; f < l->n_func && s == IMP_OK; f++) {
+    uint32_t n_len = l->shape.n_len;
+    for (uint32_t f = 0; f < l->n_chunk * n_len && s == IMP_OK; f++)
         s = load_function(r, f, &out->where[f], err);
-        if (s == IMP_OK) make_shapes(r, f);
-    }
+    for (uint32_t i = 0; i < n_len && s == IMP_OK; i++) make_shapes(r, i);
     /* An ANE program that does not compile may load and kill its process when it first runs: so it runs now. */
     memset(shared, 0, (size_t)r->slots.stride);
-    for (uint32_t f = 0; f < l->n_func && s == IMP_OK; f++) {
+    for (uint32_t i = 0; i < n_len && s == IMP_OK; i++) {
         ml_ran ran;
-        s = ml_runtime_run(r, &(ml_run){.func = f, .n = 1}, &ran, err);
+        s = ml_runtime_run(r, &(ml_run){.len = i, .n = 1}, &ran, err);
     }
     out->load_ns = imp_now_ns() - t0 - out->compile_ns;
     o->pool_pop(pool);
@@ -199,52 +205,85 @@ static ml_id array_over(const ml_objc *o, void *data, ml_id shape, ml_id step, m
                    (long)TYPE_F16, step, NULL, why);
 }
 
-/* The inputs of slot i as a feature provider, owned by the caller. */
-static ml_id provider(ml_runtime *r, uint32_t f, uint32_t i, ml_id *why)
+/* What is being predicted: a chunk in one length. */
+typedef struct part {
+    ml_runtime *r;
+    uint32_t chunk, len;
+    ml_id model;
+} part;
+
+static uint8_t *slot_at(const ml_runtime *r, uint32_t i)
 {
+    return (uint8_t *)r->shared + i * r->slots.stride;
+}
+
+/* The inputs of slot i as a feature provider, owned by the caller. */
+static ml_id provider(const part *p, uint32_t i, ml_id *why)
+{
+    const ml_runtime *r = p->r;
     const ml_objc *o = &r->objc;
-    uint8_t *slot = (uint8_t *)r->shared + i * r->slots.stride;
-    const char *const name[3] = {"hidden", "pool", "mask"};
-    void *const at[3] = {slot, slot + r->slots.pool, slot + r->slots.mask};
+    uint8_t *slot = slot_at(r, i);
+    static const char *const name[3] = {"hidden", "mask", "pool"};
+    static const uint32_t bit[3] = {0, ML_TAKES_MASK, ML_TAKES_POOL};
+    void *const at[3] = {slot, slot + r->slots.mask, slot + r->slots.pool};
     ml_id key[3], value[3];
-    uint32_t n = r->load.has_mask ? 3 : 2;
-    for (uint32_t k = 0; k < n; k++) {
-        ml_id a = array_over(o, at[k], r->func[f].shape[k > 0], r->func[f].step[k > 0], why);
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < 3; k++) {
+        if (k > 0 && (r->load.takes[p->chunk] & bit[k]) == 0) continue;
+        ml_id a = array_over(o, at[k], r->len[p->len].shape[k > 0], r->len[p->len].step[k > 0], why);
         if (a == NULL) return NULL;
-        key[k] = ml_string(o, name[k]);
-        value[k] = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id), o->get_class("MLFeatureValue"),
-                           "featureValueWithMultiArray:", a);
+        key[n] = ml_string(o, name[k]);
+        value[n++] = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id), o->get_class("MLFeatureValue"),
+                             "featureValueWithMultiArray:", a);
         ml_release(o, a);
     }
     ml_id dict = ML_SEND(o, ml_id, (ml_id, ml_sel, const ml_id *, const ml_id *, unsigned long),
                          o->get_class("NSDictionary"), "dictionaryWithObjects:forKeys:count:", value, key,
                          (unsigned long)n);
-    ml_id p = ML_GET(o, ml_id, o->get_class("MLDictionaryFeatureProvider"), "alloc");
-    return ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id *), p, "initWithDictionary:error:", dict, why);
+    ml_id f = ML_GET(o, ml_id, o->get_class("MLDictionaryFeatureProvider"), "alloc");
+    return ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id *), f, "initWithDictionary:error:", dict, why);
 }
 
-/* A result being read: where its bytes are. */
+/* A result being read: where its numbers are, and where they go: f16 or f32, [rows][cols]. */
 typedef struct reading {
-    const ml_runtime *r;
-    int64_t step; /* elements from one number to the next */
+    uint64_t rows, cols;
+    int64_t row_step, step; /* elements from one row, and from one number, to the next */
     long type;
     uint64_t n_bytes; /* UINT64_MAX: not known */
-    float *to;
+    void *to;
+    bool half;
     bool outside; /* the strides lead beyond the bytes */
 } reading;
 
+static float number(const uint8_t *p, long type)
+{
+    uint16_t h;
+    float f = 0;
+    double d;
+    if (type == TYPE_F16) memcpy(&h, p, 2), f = imp_f16_to_f32(h);
+    if (type == TYPE_F32) memcpy(&f, p, 4);
+    if (type == TYPE_F64) memcpy(&d, p, 8), f = (float)d;
+    return f;
+}
+
 static void read_numbers(const void *bytes, reading *g)
 {
-    uint32_t n = g->r->load.dim;
     uint64_t elem = g->type == TYPE_F16 ? 2 : g->type == TYPE_F32 ? 4 : 8;
-    g->outside = bytes == NULL || ((uint64_t)(n - 1) * (uint64_t)g->step + 1) > g->n_bytes / elem;
-    for (uint32_t i = 0; i < n && !g->outside; i++) {
-        const uint8_t *p = (const uint8_t *)bytes + (uint64_t)i * (uint64_t)g->step * elem;
-        uint16_t h;
-        double d;
-        if (g->type == TYPE_F16) memcpy(&h, p, 2), g->to[i] = imp_f16_to_f32(h);
-        if (g->type == TYPE_F32) memcpy(&g->to[i], p, 4);
-        if (g->type == TYPE_F64) memcpy(&d, p, 8), g->to[i] = (float)d;
+    uint64_t last = (g->rows - 1) * (uint64_t)g->row_step + (g->cols - 1) * (uint64_t)g->step;
+    g->outside = bytes == NULL || last + 1 > g->n_bytes / elem;
+    for (uint64_t i = 0; i < g->rows && !g->outside; i++) {
+        const uint8_t *p = (const uint8_t *)bytes + i * (uint64_t)g->row_step * elem;
+        if (g->half && g->type == TYPE_F16 && g->step == 1) {
+            memcpy((uint16_t *)g->to + i * g->cols, p, (size_t)g->cols * 2);
+            continue;
+        }
+        for (uint64_t j = 0; j < g->cols; j++, p += (uint64_t)g->step * elem) {
+            float x = number(p, g->type);
+            if (g->half)
+                ((uint16_t *)g->to)[i * g->cols + j] = imp_f32_to_f16(x);
+            else
+                ((float *)g->to)[i * g->cols + j] = x;
+        }
     }
 }
 
@@ -260,33 +299,47 @@ static int64_t number_at(const ml_objc *o, ml_id array, uint64_t i)
     return ML_GET(o, long long, ml_at(o, array, i), "longLongValue");
 }
 
-/* "embedding" of one text's results into its slot. */
-static imp_status take_result(ml_runtime *r, ml_id features, uint32_t i, imp_error *err)
+/* The array's dimensions, those of 1 left out, must be rows and cols. */
+static imp_status read_layout(const ml_objc *o, ml_id a, reading *g, imp_error *err)
+{
+    ml_id shape = ML_GET(o, ml_id, a, "shape"), strides = ML_GET(o, ml_id, a, "strides");
+    uint64_t rank = ml_count(o, shape), dim[2] = {1, 1}, n = 0;
+    int64_t at[2] = {0, 0};
+    if (rank == 0 || rank > 8 || ml_count(o, strides) != rank)
+        return imp_fail(err, IMP_DEVICE, "Core ML's result has %llu dimensions", (unsigned long long)rank);
+    for (uint64_t k = 0; k < rank; k++) {
+        int64_t d = number_at(o, shape, k), step = number_at(o, strides, k);
+        if (d < 1 || d > 1 << 24 || step < 0 || step > 1 << 28 || (d > 1 && n == 2))
+            return imp_fail(err, IMP_DEVICE, "Core ML's result has another shape than the package says");
+        if (d > 1) dim[n] = (uint64_t)d, at[n++] = step;
+    }
+    bool one_row = n < 2 && g->rows == 1;
+    if (one_row) dim[1] = dim[0], dim[0] = 1, at[1] = at[0];
+    if (dim[0] * dim[1] != g->rows * g->cols)
+        return imp_fail(err, IMP_DEVICE, "Core ML's result has %llu numbers, not %llu",
+                        (unsigned long long)(dim[0] * dim[1]), (unsigned long long)(g->rows * g->cols));
+    if (dim[0] != g->rows)
+        return imp_fail(err, IMP_DEVICE, "Core ML's result has another shape than the package says");
+    g->row_step = at[0];
+    g->step = at[1];
+    return IMP_OK;
+}
+
+/* The result `name` of one text, [rows][cols], to `to`. */
+static imp_status take(const ml_runtime *r, ml_id features, const char *name, uint64_t rows, uint64_t cols,
+                       void *to, bool half, imp_error *err)
 {
     const ml_objc *o = &r->objc;
     ml_id value = features == NULL ? NULL
                                    : ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id), features,
-                                             "featureValueForName:", ml_string(o, "embedding"));
+                                             "featureValueForName:", ml_string(o, name));
     ml_id a = value == NULL ? NULL : ML_GET(o, ml_id, value, "multiArrayValue");
-    if (a == NULL) return imp_fail(err, IMP_DEVICE, "Core ML's result has no \"embedding\"");
-    reading g = {.r = r, .step = 1, .type = ML_GET(o, long, a, "dataType"), .n_bytes = UINT64_MAX};
-    g.to = (float *)(void *)((uint8_t *)r->shared + i * r->slots.stride + r->slots.out);
+    if (a == NULL) return imp_fail(err, IMP_DEVICE, "Core ML's result has no \"%s\"", name);
+    reading g = {.rows = rows, .cols = cols, .to = to, .half = half, .n_bytes = UINT64_MAX};
+    g.type = ML_GET(o, long, a, "dataType");
     if (g.type != TYPE_F16 && g.type != TYPE_F32 && g.type != TYPE_F64)
         return imp_fail(err, IMP_DEVICE, "Core ML's result has elements of type %ld", g.type);
-    ml_id shape = ML_GET(o, ml_id, a, "shape"), strides = ML_GET(o, ml_id, a, "strides");
-    uint64_t rank = ml_count(o, shape);
-    if (rank == 0 || rank > 8 || ml_count(o, strides) != rank)
-        return imp_fail(err, IMP_DEVICE, "Core ML's result has %llu dimensions", (unsigned long long)rank);
-    uint64_t n = 1;
-    for (uint64_t k = 0; k < rank; k++) {
-        int64_t d = number_at(o, shape, k), step = number_at(o, strides, k);
-        if (d < 1 || d > 1 << 24 || step < 0 || step > 1 << 28 || (d > 1 && n > 1))
-            return imp_fail(err, IMP_DEVICE, "Core ML's result has another shape than the package says");
-        if (d > 1) n = (uint64_t)d, g.step = step;
-    }
-    if (n != r->load.dim)
-        return imp_fail(err, IMP_DEVICE, "Core ML's result has %llu numbers, not %u", (unsigned long long)n,
-                        r->load.dim);
+    IMP_TRY(read_layout(o, a, &g, err));
     if (ml_responds(o, a, "getBytesWithHandler:")) { /* macOS 12.3 */
         ml_block b = ml_block_of(o, (void (*)(void))on_bytes, &g);
         g.outside = true;
@@ -297,24 +350,42 @@ static imp_status take_result(ml_runtime *r, ml_id features, uint32_t i, imp_err
     return g.outside ? imp_fail(err, IMP_DEVICE, "Core ML's result is shorter than its strides say") : IMP_OK;
 }
 
-static imp_status predict_one(ml_runtime *r, uint32_t f, imp_error *err)
+/* What a chunk gave for one text into its slot: what goes on in place of what came in, keys and values, the vector. */
+static imp_status take_results(const part *p, ml_id features, uint32_t i, imp_error *err)
 {
-    const ml_objc *o = &r->objc;
-    ml_id why = NULL, in = provider(r, f, 0, &why);
+    const ml_runtime *r = p->r;
+    const ml_shape *sh = &r->load.shape;
+    uint8_t *slot = slot_at(r, i);
+    uint32_t s = sh->s[p->len];
+    char name[16];
+    for (uint32_t k = r->load.first_kv[p->chunk]; k < r->load.first_kv[p->chunk + 1]; k++)
+        for (int v = 0; v < 2; v++) {
+            (void)snprintf(name, sizeof name, "%c_%u", v == 0 ? 'k' : 'v', k);
+            IMP_TRY(take(r, features, name, sh->kv_width[k], s, slot + ml_slot_kv(sh, &r->slots, k, v), true,
+                         err));
+        }
+    if (p->chunk + 1 < r->load.n_chunk) return take(r, features, "hidden_out", sh->width, s, slot, true, err);
+    return sh->dim > 0 ? take(r, features, "embedding", 1, sh->dim, slot + r->slots.out, false, err) : IMP_OK;
+}
+
+static imp_status predict_one(const part *p, imp_error *err)
+{
+    const ml_objc *o = &p->r->objc;
+    ml_id why = NULL, in = provider(p, 0, &why);
     if (in == NULL) return ml_ns_error(o, err, "Core ML does not take the inputs", why);
-    ml_id out = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id *), r->func[f].model,
+    ml_id out = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id *), p->model,
                         "predictionFromFeatures:error:", in, &why);
     ml_release(o, in);
     if (out == NULL) return ml_ns_error(o, err, "Core ML's prediction failed", why);
-    return take_result(r, out, 0, err);
+    return take_results(p, out, 0, err);
 }
 
-static imp_status predict_many(ml_runtime *r, uint32_t f, uint32_t n, imp_error *err)
+static imp_status predict_many(const part *p, uint32_t n, imp_error *err)
 {
-    const ml_objc *o = &r->objc;
+    const ml_objc *o = &p->r->objc;
     ml_id in[ML_WIRE_SLOTS], why = NULL;
     for (uint32_t i = 0; i < n; i++)
-        if ((in[i] = provider(r, f, i, &why)) == NULL) {
+        if ((in[i] = provider(p, i, &why)) == NULL) {
             while (i > 0) ml_release(o, in[--i]);
             return ml_ns_error(o, err, "Core ML does not take the inputs", why);
         }
@@ -323,7 +394,7 @@ static imp_status predict_many(ml_runtime *r, uint32_t f, uint32_t n, imp_error 
         ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id), batch, "initWithFeatureProviderArray:", ml_array(o, in, n));
     for (uint32_t i = 0; i < n; i++) ml_release(o, in[i]);
     ml_id options = ml_new(o, "MLPredictionOptions");
-    ml_id out = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id, ml_id *), r->func[f].model,
+    ml_id out = ML_SEND(o, ml_id, (ml_id, ml_sel, ml_id, ml_id, ml_id *), p->model,
                         "predictionsFromBatch:options:error:", batch, options, &why);
     ml_release(o, options);
     ml_release(o, batch);
@@ -332,19 +403,23 @@ static imp_status predict_many(ml_runtime *r, uint32_t f, uint32_t n, imp_error 
         return imp_fail(err, IMP_DEVICE, "Core ML gave %ld results for %u texts",
                         ML_GET(o, long, out, "count"), n);
     for (uint32_t i = 0; i < n; i++)
-        IMP_TRY(take_result(r, ML_SEND(o, ml_id, (ml_id, ml_sel, long), out, "featuresAtIndex:", (long)i), i,
-                            err));
+        IMP_TRY(take_results(p, ML_SEND(o, ml_id, (ml_id, ml_sel, long), out, "featuresAtIndex:", (long)i), i,
+                             err));
     return IMP_OK;
 }
 
 imp_status ml_runtime_run(void *ctx, const ml_run *run, ml_ran *out, imp_error *err)
 {
     ml_runtime *r = ctx;
-    void *pool = r->objc.pool_push();
     uint64_t t0 = imp_now_ns();
-    imp_status s = run->n == 1 ? predict_one(r, run->func, err) : predict_many(r, run->func, run->n, err);
+    imp_status s = IMP_OK;
+    for (uint32_t c = 0; c < r->load.n_chunk && s == IMP_OK; c++) {
+        part p = {r, c, run->len, r->model[c * r->load.shape.n_len + run->len]};
+        void *pool = r->objc.pool_push(); /* a chunk's results go before the next one runs */
+        s = run->n == 1 ? predict_one(&p, err) : predict_many(&p, run->n, err);
+        r->objc.pool_pop(pool);
+    }
     out->ns = imp_now_ns() - t0;
-    r->objc.pool_pop(pool);
     return s;
 }
 
@@ -358,13 +433,12 @@ ml_runtime *ml_runtime_new(void)
 void ml_runtime_free(ml_runtime *r)
 {
     if (r == NULL) return;
-    for (uint32_t f = 0; f < ML_WIRE_FUNCS; f++) {
-        ml_release(&r->objc, r->func[f].model);
+    for (uint32_t f = 0; f < ML_WIRE_FUNCS; f++) ml_release(&r->objc, r->model[f]);
+    for (uint32_t i = 0; i < ML_WIRE_LENS; i++)
         for (int k = 0; k < 2; k++) {
-            ml_release(&r->objc, r->func[f].shape[k]);
-            ml_release(&r->objc, r->func[f].step[k]);
+            ml_release(&r->objc, r->len[i].shape[k]);
+            ml_release(&r->objc, r->len[i].step[k]);
         }
-    }
     imp_sys_free(r);
 }
 

@@ -10,10 +10,11 @@ struct ml_runtime {
     bool functions, plans; /* what this Core ML knows */
     ml_load load;
     ml_slots slots;
-    void *shared; /* borrowed */
-    struct ml_function {
-        ml_id model, shape[2], step[2]; /* retained; [0] hidden, [1] mask and pool */
-    } func[ML_WIRE_FUNCS];
+    void *shared;               /* borrowed */
+    ml_id model[ML_WIRE_FUNCS]; /* retained */
+    struct ml_arrays {
+        ml_id shape[2], step[2]; /* retained; [0] hidden, [1] mask and pool */
+    } len[ML_WIRE_LENS];
 };
 
 IMP_MUST_USE imp_status ml_runtime_run(void *ctx, const ml_run *run, ml_ran *out, imp_error *err);

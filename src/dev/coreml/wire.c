@@ -3,18 +3,38 @@
 
 #define SHARED_MOST (4ull << 30)
 
-bool ml_slots_of(uint32_t width, uint32_t dim, uint32_t s_max, uint32_t n_slot, ml_slots *out)
+/* Bytes of keys and values of the layers before `layer`, for the longest length. */
+static bool kv_bytes(const ml_shape *sh, uint32_t layer, uint64_t *out)
+{
+    uint64_t width = 0;
+    for (uint32_t i = 0; i < layer; i++) width += 2ull * sh->kv_width[i];
+    return imp_mul_u64(width, 2ull * sh->s[sh->n_len - 1], out);
+}
+
+bool ml_slots_of(const ml_shape *sh, ml_slots *out)
 {
     enum { ALIGN = 128 };
     uint64_t hidden, row, vec;
     *out = (ml_slots){0};
-    if (width == 0 || dim == 0 || s_max == 0 || s_max > 32768 || n_slot == 0 || n_slot > ML_WIRE_SLOTS)
+    if (sh->n_len == 0 || sh->n_len > ML_WIRE_LENS || sh->n_kv > ML_WIRE_KV) return false;
+    uint32_t s_max = sh->s[sh->n_len - 1];
+    if (sh->width == 0 || (sh->dim == 0) == (sh->n_kv == 0) || s_max == 0 || s_max > 32768 ||
+        sh->n_slot == 0 || sh->n_slot > ML_WIRE_SLOTS)
         return false;
-    bool ok = imp_mul_u64((uint64_t)width * s_max, 2, &hidden) && imp_align_u64(hidden, ALIGN, &out->mask) &&
-              imp_align_u64((uint64_t)s_max * 2, ALIGN, &row) && imp_add_u64(out->mask, row, &out->pool) &&
-              imp_add_u64(out->pool, row, &out->out) && imp_align_u64((uint64_t)dim * 4, ALIGN, &vec) &&
-              imp_add_u64(out->out, vec, &out->stride) && imp_mul_u64(out->stride, n_slot, &out->total);
+    bool ok = imp_mul_u64((uint64_t)sh->width * s_max, 2, &hidden) &&
+              imp_align_u64(hidden, ALIGN, &out->mask) && imp_align_u64((uint64_t)s_max * 2, ALIGN, &row) &&
+              imp_add_u64(out->mask, row, &out->pool) && imp_add_u64(out->pool, row, &out->out) &&
+              kv_bytes(sh, sh->n_kv, &vec) && imp_add_u64(vec, (uint64_t)sh->dim * 4, &vec) &&
+              imp_align_u64(vec, ALIGN, &vec) && imp_add_u64(out->out, vec, &out->stride) &&
+              imp_mul_u64(out->stride, sh->n_slot, &out->total);
     return ok && out->total <= SHARED_MOST;
+}
+
+uint64_t ml_slot_kv(const ml_shape *sh, const ml_slots *sl, uint32_t layer, int part)
+{
+    uint64_t before = 0;
+    (void)kv_bytes(sh, layer, &before); /* less than what ml_slots_of found possible */
+    return sl->out + before + (part == 0 ? 0 : 2ull * sh->kv_width[layer] * sh->s[sh->n_len - 1]);
 }
 
 uint32_t ml_wire_size(ml_kind kind)
@@ -49,25 +69,40 @@ static bool ends(const char *s, size_t cap)
     return memchr(s, '\0', cap) != NULL;
 }
 
-static imp_status check_load(const ml_load *l, imp_error *err)
+static imp_status check_shape(const ml_shape *sh, imp_error *err)
 {
     ml_slots sl;
-    if (l->n_func == 0 || l->n_func > ML_WIRE_FUNCS || (l->n_package != 1 && l->n_package != l->n_func))
-        return imp_fail(err, IMP_FORMAT, "%u functions in %u packages cannot be", l->n_func, l->n_package);
+    if (sh->n_len == 0 || sh->n_len > ML_WIRE_LENS)
+        return imp_fail(err, IMP_FORMAT, "a model of %u lengths cannot be", sh->n_len);
+    for (uint32_t i = 0; i < sh->n_len; i++)
+        if (sh->s[i] == 0 || (i > 0 && sh->s[i] <= sh->s[i - 1]))
+            return imp_fail(err, IMP_FORMAT, "the lengths do not ascend");
+    for (uint32_t i = 0; i < IMP_MIN(sh->n_kv, (uint32_t)ML_WIRE_KV); i++)
+        if (sh->kv_width[i] == 0 || sh->kv_width[i] > 1u << 20)
+            return imp_fail(err, IMP_FORMAT, "keys of width %u cannot be", sh->kv_width[i]);
+    if (!ml_slots_of(sh, &sl)) return imp_fail(err, IMP_FORMAT, "the sizes of texts are out of range");
+    return IMP_OK;
+}
+
+static imp_status check_load(const ml_load *l, imp_error *err)
+{
+    const ml_shape *sh = &l->shape;
+    IMP_TRY(check_shape(sh, err));
+    bool some = l->n_chunk > 0 && l->n_chunk <= ML_WIRE_CHUNKS && l->n_chunk * sh->n_len <= ML_WIRE_FUNCS;
+    if (!some || (l->n_package != l->n_chunk && l->n_package != l->n_chunk * sh->n_len))
+        return imp_fail(err, IMP_FORMAT, "%u chunks in %u packages cannot be", l->n_chunk, l->n_package);
     for (uint32_t i = 0; i < l->n_package; i++)
         if (!ends(l->package[i], ML_WIRE_PATH) || !ends(l->compiled[i], ML_WIRE_PATH) ||
             l->compiled[i][0] != '/')
             return imp_fail(err, IMP_FORMAT, "package %u has no path", i);
-    for (uint32_t i = 0; i < l->n_func; i++) {
+    for (uint32_t i = 0; i < sh->n_len; i++)
         if (!ends(l->name[i], sizeof l->name[i]) || l->name[i][0] == '\0')
             return imp_fail(err, IMP_FORMAT, "function %u has no name", i);
-        if (l->s[i] == 0 || (i > 0 && l->s[i] <= l->s[i - 1]))
-            return imp_fail(err, IMP_FORMAT, "the lengths of functions do not ascend");
-    }
-    if (l->units > ML_CPU_ANE || l->has_mask > 1)
-        return imp_fail(err, IMP_FORMAT, "a switch is out of range");
-    if (!ml_slots_of(l->width, l->dim, l->s[l->n_func - 1], l->n_slot, &sl))
-        return imp_fail(err, IMP_FORMAT, "the sizes of texts are out of range");
+    for (uint32_t i = 0; i < l->n_chunk; i++)
+        if (l->takes[i] > (ML_TAKES_MASK | ML_TAKES_POOL) || l->first_kv[i] > l->first_kv[i + 1])
+            return imp_fail(err, IMP_FORMAT, "chunk %u breaks the rules", i);
+    if (l->first_kv[0] != 0 || l->first_kv[l->n_chunk] != sh->n_kv || l->units > ML_CPU_ANE)
+        return imp_fail(err, IMP_FORMAT, "layers or a switch are out of range");
     return IMP_OK;
 }
 
@@ -96,7 +131,7 @@ imp_status ml_wire_body(ml_kind kind, const ml_body *b, imp_error *err)
     case ML_LOAD: return check_load(&b->load, err);
     case ML_LOADED: return check_loaded(&b->loaded, err);
     case ML_RUN:
-        if (b->run.func >= ML_WIRE_FUNCS || b->run.n == 0 || b->run.n > ML_WIRE_SLOTS) break;
+        if (b->run.len >= ML_WIRE_LENS || b->run.n == 0 || b->run.n > ML_WIRE_SLOTS) break;
         return IMP_OK;
     case ML_RAN: return IMP_OK;
     case ML_FAILED:
@@ -111,8 +146,8 @@ imp_status ml_wire_body(ml_kind kind, const ml_body *b, imp_error *err)
 
 imp_status ml_wire_run_fits(const ml_run *r, const ml_load *l, imp_error *err)
 {
-    if (r->func < l->n_func && r->n <= l->n_slot) return IMP_OK;
-    return imp_fail(err, IMP_FORMAT, "function %u with %u texts was not loaded", r->func, r->n);
+    if (r->len < l->shape.n_len && r->n <= l->shape.n_slot) return IMP_OK;
+    return imp_fail(err, IMP_FORMAT, "length %u with %u texts was not loaded", r->len, r->n);
 }
 
 imp_status ml_wire_recv(const ml_port *p, ml_kind *kind, ml_body *b, imp_error *err)

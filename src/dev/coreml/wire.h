@@ -13,8 +13,11 @@
 
 enum {
     ML_WIRE_MAGIC = 0x504d4943, /* "CIMP" */
-    ML_WIRE_VERSION = 1,
-    ML_WIRE_FUNCS = 16,
+    ML_WIRE_VERSION = 2,
+    ML_WIRE_LENS = 16,
+    ML_WIRE_CHUNKS = 16,
+    ML_WIRE_FUNCS = 32, /* of all chunks and lengths */
+    ML_WIRE_KV = 256,   /* layers */
     ML_WIRE_SLOTS = 64,
     ML_WIRE_TEXT = 400,
     ML_WIRE_PATH = 1024
@@ -50,17 +53,31 @@ typedef struct ml_welcome {
 
 typedef enum ml_units { ML_CPU_ONLY = 0, ML_CPU_GPU = 1, ML_ALL = 2, ML_CPU_ANE = 3 } ml_units;
 
+/* What a text is: its lengths, what goes in and what comes out. */
+typedef struct ml_shape {
+    uint32_t n_len;
+    uint32_t s[ML_WIRE_LENS];      /* tokens of each length, ascending */
+    uint32_t width;                /* of "hidden" */
+    uint32_t dim;                  /* of "embedding"; 0: keys and values come out */
+    uint32_t n_kv;                 /* their layers */
+    uint32_t kv_width[ML_WIRE_KV]; /* [n_kv] of "k_I", and as much of "v_I" */
+    uint32_t n_slot;               /* texts at once */
+} ml_shape;
+
+enum { ML_TAKES_MASK = 1, ML_TAKES_POOL = 2 };
+
+/* A model: chunks that follow each other, each with a function for every length; function chunk * n_len + length. */
 typedef struct ml_load {
+    ml_shape shape;
     char package[ML_WIRE_FUNCS][ML_WIRE_PATH];  /* [n_package] X.mlpackage; empty: a compiled one is there */
     char compiled[ML_WIRE_FUNCS][ML_WIRE_PATH]; /* [n_package] where X.mlmodelc is, or is to be put */
-    uint32_t n_package;                         /* 1: all functions are in it; else one a function */
-    uint32_t n_func;
-    uint32_t s[ML_WIRE_FUNCS];    /* length of each function, ascending */
-    char name[ML_WIRE_FUNCS][32]; /* its name in the package */
-    uint32_t width, dim;          /* of "hidden" and "embedding" */
-    uint32_t has_mask;            /* the functions take "mask" */
-    uint32_t n_slot;              /* texts at once */
-    uint32_t units;               /* ml_units */
+    uint32_t n_package;                         /* one a chunk, with all its lengths; or one a function */
+    uint32_t n_chunk;
+    char name[ML_WIRE_LENS][32];    /* of a length's function in the package of every chunk */
+    uint32_t takes[ML_WIRE_CHUNKS]; /* beside "hidden": ML_TAKES_ bits */
+    uint32_t first_kv[ML_WIRE_CHUNKS +
+                      1]; /* chunk i gives the keys and values of layers first_kv[i]..first_kv[i + 1] - 1 */
+    uint32_t units;       /* ml_units */
 } ml_load;
 
 /* Where the ops of a function go, as Core ML plans it: [0] Neural Engine, [1] GPU, [2] CPU. */
@@ -77,7 +94,7 @@ typedef struct ml_loaded {
 } ml_loaded;
 
 typedef struct ml_run {
-    uint32_t func, n; /* slots 0..n-1 */
+    uint32_t len, n; /* a length, slots 0..n-1 */
 } ml_run;
 
 typedef struct ml_ran {
@@ -99,13 +116,16 @@ typedef union ml_body {
     ml_failed failed;
 } ml_body;
 
-/* One text's memory: hidden [width][s], mask [s], pool [s] in f16, embedding [dim] in f32, the places for the longest s. */
+/* One text's memory: hidden [width][s], mask [s], pool [s] in f16; then embedding [dim] in f32, or keys and values of every
+ * layer, k [kv_width][s] and v, in f16. The places are for the longest s. */
 typedef struct ml_slots {
     uint64_t mask, pool, out; /* offsets in a slot */
     uint64_t stride, total;
 } ml_slots;
 /* false: the sizes overflow or are beyond what is served (4 GB). */
-bool ml_slots_of(uint32_t width, uint32_t dim, uint32_t s_max, uint32_t n_slot, ml_slots *out);
+bool ml_slots_of(const ml_shape *sh, ml_slots *out);
+/* Where in a slot the keys (part 0) or values (1) of a layer are. */
+uint64_t ml_slot_kv(const ml_shape *sh, const ml_slots *sl, uint32_t layer, int part);
 
 /* FORMAT: not a head of this version, or a body of the wrong size. */
 IMP_MUST_USE imp_status ml_wire_head(const ml_head *h, imp_error *err);

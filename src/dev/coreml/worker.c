@@ -43,7 +43,7 @@ static imp_status answer(serving *s, ml_kind kind, const ml_body *in, ml_body *o
     }
     if (kind == ML_LOAD && s->greeted && !s->loaded) {
         const ml_load *l = &in->load;
-        if (!ml_slots_of(l->width, l->dim, l->s[l->n_func - 1], l->n_slot, &sl) || sl.total > s->n_shared)
+        if (!ml_slots_of(&l->shape, &sl) || sl.total > s->n_shared)
             return imp_fail(err, IMP_FORMAT, "the texts do not fit into the shared memory");
         *broken = false;
         *out_kind = ML_LOADED;
