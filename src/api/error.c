@@ -46,11 +46,12 @@ static const char *anthropic_type(int status)
     }
 }
 
-static const char *error_code(imp_status s)
+static const char *error_code(const imp_error *e)
 {
-    switch (s) {
+    switch (e->status) {
     case IMP_NOT_FOUND: return "model_not_found";
-    case IMP_TOO_LARGE: return "context_length_exceeded";
+    case IMP_TOO_LARGE: /* clients act on the first: they shorten what they send */
+        return strstr(e->text, "context") != NULL ? "context_length_exceeded" : "too_large";
     case IMP_BUSY: return "queue_full";
     case IMP_NOT_READY: return "not_ready";
     case IMP_CANCELLED: return "cancelled";
@@ -112,7 +113,7 @@ void imp_api_error_json(imp_buf *b, imp_dialect dialect, int status, const char 
 void imp_api_fail_json(imp_buf *b, imp_dialect dialect, const imp_error *err)
 {
     imp_api_error_json(b, dialect, imp_api_http_status(err->status), err->field[0] ? err->field : NULL,
-                       error_code(err->status), safe_text(err));
+                       error_code(err), safe_text(err));
 }
 
 static void answer_with(const imp_api_sink *s, int status, const imp_api_header *h, size_t n_h, imp_buf *body)

@@ -34,7 +34,7 @@ typedef struct field {
 #define I64_LAST   9223372036854775807.0
 
 /* user, safety_identifier and prompt_cache_key are labels of the caller for its own bookkeeping; metadata and store
- * concern OpenAI's dashboard; service_tier, stream_options, tool_choice and the rest take only the values that
+ * concern OpenAI's dashboard; service_tier, stream_options and the rest take only the values that
  * change nothing. keep_alive: loaded models stay loaded here, which is at least what it asks for. */
 static const field g_field[] = {
     {"model", EP_GENERATE | EP_VECTOR | EP_SHOW, F_STR, 1, 256, AT(model), NULL},
@@ -45,7 +45,8 @@ static const field g_field[] = {
     {"stream_options", EP_OPENAI, F_JSON, 0, 0, AT(stream_options), NULL},
     {"n", EP_OPENAI, F_INT, 1, 128, AT(n), NULL},
     {"best_of", EP_COMPLETION, F_INT, 1, 128, AT(best_of), NULL},
-    {"max_tokens", EP_OPENAI | EP_MESSAGES, F_INT, 1, INT_LAST, AT(max_tok), NULL},
+    {"max_tokens", EP_OPENAI, F_INT, -1, INT_LAST, AT(max_tok), NULL},
+    {"max_tokens", EP_MESSAGES, F_INT, 1, INT_LAST, AT(max_tok), NULL},
     {"max_completion_tokens", EP_CHAT, F_INT, 1, INT_LAST, AT(max_completion_tok), NULL},
     {"temperature", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 2, AT(temperature), NULL},
     {"top_p", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 1, AT(top_p), NULL},
@@ -89,8 +90,13 @@ static const field g_field[] = {
     {"name", EP_SHOW, F_STR, 1, 256, AT(model), NULL}, /* as older clients say */
     {"verbose", EP_SHOW, F_HINT, 0, 0, 0, "boolean"},
 
-    {"think", EP_OLLAMA_TEXT, F_ONLY, 0, 0, 0, "false"},
-    {"thinking", EP_ANTHROPIC, F_ONLY, 0, 0, 0, "{\"type\":\"disabled\"}"},
+    {"tools", EP_TOOLS, F_JSON, 0, 0, AT(tools), NULL},
+    {"tool_choice", EP_CHAT | EP_ANTHROPIC | EP_RESPONSES, F_JSON, 0, 0, AT(tool_choice), NULL},
+    {"parallel_tool_calls", EP_CHAT | EP_RESPONSES, F_BOOL, 0, 0, AT(parallel), NULL},
+    {"think", EP_OLLAMA_TEXT, F_JSON, 0, 0, AT(think), NULL},
+    {"thinking", EP_ANTHROPIC, F_JSON, 0, 0, AT(thinking), NULL},
+    {"reasoning_effort", EP_CHAT, F_STR, 1, 16, AT(effort), NULL},
+    {"chat_template_kwargs", EP_CHAT, F_JSON, 0, 0, AT(template_kwargs), NULL},
     {"images", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "[]"},
     {"context", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "[]"},
     {"suffix", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "\"\""},
@@ -100,12 +106,9 @@ static const field g_field[] = {
     {"safety_identifier", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
     {"prompt_cache_key", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
     {"metadata", EP_CHAT | EP_MESSAGES, F_HINT, 0, 0, 0, "object"},
-    {"parallel_tool_calls", EP_CHAT, F_HINT, 0, 0, 0, "boolean"}, /* no tool call can happen */
     {"store", EP_CHAT, F_ONLY, 0, 0, 0, "false"},
     {"service_tier", EP_CHAT, F_ONLY, 0, 0, 0, "\"auto\"|\"default\""},
     {"modalities", EP_CHAT, F_ONLY, 0, 0, 0, "[\"text\"]"},
-    {"tools", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_ONLY, 0, 0, 0, "[]"},
-    {"tool_choice", EP_CHAT, F_ONLY, 0, 0, 0, "\"none\"|\"auto\""},
     {"functions", EP_CHAT, F_ONLY, 0, 0, 0, "[]"},
     {"function_call", EP_CHAT, F_ONLY, 0, 0, 0, "\"none\"|\"auto\""},
     {"suffix", EP_COMPLETION, F_ONLY, 0, 0, 0, "\"\""},
@@ -268,6 +271,8 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
     if (p->ep & EP_OLLAMA_TEXT) IMP_TRY(imp_api_ollama_params(p, err)); /* brings stop, too */
     IMP_TRY(imp_api_stop(p, err));
     IMP_TRY(imp_api_bias(p, err));
+    IMP_TRY(imp_api_tools(p, err));
+    IMP_TRY(imp_api_think(p, err));
     if (p->best_of != IMP_UNSET && p->best_of != p->n)
         return imp_fail_field(err, IMP_INVALID, "best_of",
                               "'best_of' other than 'n' is not supported: ask for n and choose yourself");
@@ -277,9 +282,12 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
         return imp_fail_field(err, IMP_INVALID, "max_tokens",
                               "'max_tokens' and 'max_completion_tokens' differ: send one of them");
     if (p->max_tok == IMP_UNSET) p->max_tok = p->max_completion_tok;
+    if (p->max_tok == 0)
+        return imp_fail_field(err, IMP_INVALID, "max_tokens",
+                              "'max_tokens' must be 1 or more, or -1 for no limit");
     if (p->ep == EP_MESSAGES && p->max_tok == IMP_UNSET)
         return imp_fail_field(err, IMP_INVALID, "max_tokens", "'max_tokens' is missing");
-    if (p->ep == EP_OLLAMA_GENERATE) return IMP_OK;
+    if (p->ep == EP_OLLAMA_GENERATE || p->load) return IMP_OK;
     if (p->ep == EP_COMPLETION) {
         p->want_logprobs = p->logprobs != IMP_UNSET;
         p->top_logprobs = p->logprobs;
@@ -342,6 +350,8 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
                             .presence_penalty = NAN,
                             .frequency_penalty = NAN,
                             .truncate = true,
+                            .parallel = true,
+                            .think_mode = -1,
                             .stream = (ep & EP_OLLAMA_TEXT) != 0};
     out->arena = imp_arena_new(4096);
     if (!out->arena) return imp_fail(err, IMP_NOMEM, "out of memory");
@@ -352,9 +362,16 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
     return ep & EP_GENERATE ? check_generate(out, err) : check_vector(out, err);
 }
 
+void imp_api_params_drop_json(imp_api_params *p)
+{
+    json_decref(p->tool_list);
+    p->tool_list = NULL;
+    imp_api_json_release(&p->root);
+}
+
 void imp_api_params_deinit(imp_api_params *p)
 {
-    imp_api_json_release(&p->root);
+    imp_api_params_drop_json(p);
     imp_arena_free(p->arena);
     p->arena = NULL;
 }

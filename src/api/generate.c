@@ -29,13 +29,17 @@ static void on_event(imp_api_call *base, imp_call_slot *s, const imp_event *ev)
         c->usage = ev->usage;
         if (ev->stop != NULL) c->stop = imp_arena_strndup(g->p.arena, ev->stop, strlen(ev->stop));
         bool good = ev->finish == IMP_FINISH_STOP || ev->finish == IMP_FINISH_LENGTH;
+        if (good && c->reader != NULL) imp_gen_end(g, c);
         if (g->p.stream && good) g->format->close(g, s->index);
         flush(g);
         return;
     }
     if (ev->kind != IMP_EVENT_TEXT) return;
     if (g->p.want_logprobs) g->format->tokens(g, c, ev);
-    if (!g->p.stream) {
+    if (c->reader != NULL) {
+        imp_gen_push(g, c, ev->n_text ? ev->text : "", ev->n_text);
+        flush(g);
+    } else if (!g->p.stream) {
         imp_buf_add(&c->text, ev->text, ev->n_text);
     } else if (ev->n_text > 0 || c->n_tok > 0) {
         g->format->piece(g, s->index, ev->n_text ? ev->text : "", ev->n_text);
@@ -73,7 +77,7 @@ static void finish_whole(gen_call *g)
     g->format->answer(g, &b);
     for (size_t i = 0; i < g->base.n_slot; i++) {
         const gen_choice *c = &g->choice[i];
-        b.failed |= c->text.failed;
+        b.failed |= c->text.failed || c->thought.failed;
         for (size_t k = 0; k < IMP_COUNT(c->lp); k++) b.failed |= c->lp[k].failed;
     }
     imp_api_answer(&g->base.sink, 200, &b);
@@ -104,6 +108,7 @@ static void on_free(imp_api_call *base)
     gen_call *g = (gen_call *)base;
     for (size_t i = 0; g->choice && i < base->n_slot; i++) {
         imp_buf_deinit(&g->choice[i].text);
+        imp_gen_free_choice(&g->choice[i]);
         for (size_t k = 0; k < IMP_COUNT(g->choice[i].lp); k++) imp_buf_deinit(&g->choice[i].lp[k]);
     }
     imp_buf_deinit(&g->head);
@@ -174,7 +179,11 @@ static imp_status make_prompts(gen_call *g, imp_error *err)
     imp_api_params *p = &g->p;
     if (p->n_msg > 0) {
         char *text;
-        IMP_TRY(imp_chat_render(g->model, p->msg, p->n_msg, &text, err));
+        imp_chat chat;
+        IMP_TRY(imp_api_chat(p, g->model, &chat, err));
+        IMP_TRY(imp_chat_prompt(g->model, &chat, &text, err));
+        const imp_toolfmt *f = imp_model_toolfmt(g->model);
+        g->in_thought = f != NULL && imp_toolfmt_in_thought(f, text);
         imp_status st =
             prompt_text(g, text, strlen(text), IMP_TOK_PARSE_SPECIAL, &g->prompt[0], "messages", err);
         imp_free(text);
@@ -230,7 +239,9 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     s->bias = p->bias;
     s->n_bias = p->n_bias;
     /* OpenAI's completions stop after 16 tokens unless told otherwise; chats go on to the end */
-    if (p->max_tok != IMP_UNSET)
+    if (p->max_tok == -1)
+        rq->max_tok = 0; /* as llama.cpp's users ask for no limit */
+    else if (p->max_tok != IMP_UNSET)
         rq->max_tok = (uint32_t)p->max_tok;
     else
         rq->max_tok = p->ep == EP_COMPLETION ? 16 : 0;
@@ -292,7 +303,14 @@ static imp_status prepare(gen_call *g, imp_error *err)
     g->prompt = imp_arena_array(g->p.arena, g->n_prompt, sizeof *g->prompt);
     if (!g->model_id || !g->prompt) return imp_fail(err, IMP_NOMEM, "out of memory");
     IMP_TRY(make_prompts(g, err));
-    return imp_api_constraint(&g->p, g->model, &g->constraint, err);
+    IMP_TRY(imp_api_constraint(&g->p, g->model, &g->constraint, err));
+    if (g->constraint == NULL)
+        return imp_api_tool_constraint(&g->p, g->model, g->in_thought, &g->constraint, err);
+    if (g->p.tool_want == TOOLS_OFF || g->p.tool_want == TOOLS_NONE) return IMP_OK;
+    return imp_fail_field(
+        err, IMP_INVALID, "tools",
+        "an answer that must keep to a format cannot call tools: send \"tool_choice\": \"none\", or "
+        "leave one of them out");
 }
 
 static const gen_format *format_of(imp_endpoint ep)
@@ -320,6 +338,12 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     imp_status st = imp_api_parse(ep, rq->body, rq->n_body, &g->p, &err);
     if (st == IMP_OK) {
         g->model = imp_api_model(a, g->p.model, false, dialect, &err);
+        if (g->model && imp_api_ollama_load(&g->p, g->model, s)) {
+            imp_model_release(g->model);
+            imp_api_params_deinit(&g->p);
+            imp_sys_free(g);
+            return NULL;
+        }
         st = g->model ? prepare(g, &err) : err.status;
     }
     size_t n_slot = g->n_prompt * (size_t)g->p.n;
@@ -343,13 +367,12 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     g->base.on_start = on_start;
     g->base.on_finish = on_finish;
     g->base.on_free = on_free;
+    st = imp_gen_read(g, g->in_thought, &err);
     open_choices(g);
-    if (g->head.failed || g->out.failed)
-        st = imp_fail(&err, IMP_NOMEM, "out of memory");
-    else
-        st = submit_all(g, &err);
+    if (st == IMP_OK && (g->head.failed || g->out.failed)) st = imp_fail(&err, IMP_NOMEM, "out of memory");
+    if (st == IMP_OK) st = submit_all(g, &err);
     drop_inputs(g);
-    imp_api_json_release(&g->p.root); /* the engine has its copies */
+    imp_api_params_drop_json(&g->p); /* the engine has its copies */
     imp_call_go(&g->base, st == IMP_OK ? NULL : &err);
     return &g->base;
 }

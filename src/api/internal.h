@@ -38,15 +38,20 @@ typedef enum imp_endpoint {
     EP_MESSAGES = 128,         /* /v1/messages */
     EP_COUNT = 256,            /* /v1/messages/count_tokens */
     EP_SHOW = 512,             /* /api/show */
+    EP_RESPONSES = 1 << 16,    /* /v1/responses */
     EP_PLAN = 1 << 20,         /* /api/plan, which has few fields of its own */
     EP_OPENAI = EP_CHAT | EP_COMPLETION,
     EP_OLLAMA_TEXT = EP_OLLAMA_CHAT | EP_OLLAMA_GENERATE,
     EP_ANTHROPIC = EP_MESSAGES | EP_COUNT,
-    EP_GENERATE = EP_OPENAI | EP_OLLAMA_TEXT | EP_ANTHROPIC,
+    EP_GENERATE = EP_OPENAI | EP_OLLAMA_TEXT | EP_ANTHROPIC | EP_RESPONSES,
+    EP_TOOLS = EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC | EP_RESPONSES,
     EP_OLLAMA_VECTOR = EP_OLLAMA_EMBED | EP_OLLAMA_EMBEDDINGS,
     EP_OLLAMA = EP_OLLAMA_TEXT | EP_OLLAMA_VECTOR,
     EP_VECTOR = EP_EMBED | EP_OLLAMA_VECTOR
 } imp_endpoint;
+
+/* What a request wants of its tools. */
+typedef enum imp_tool_want { TOOLS_OFF, TOOLS_NONE, TOOLS_AUTO, TOOLS_REQUIRED, TOOLS_NAMED } imp_tool_want;
 
 /* A checked request. Strings point into root; everything else lives in the arena. */
 typedef struct imp_api_params {
@@ -61,10 +66,20 @@ typedef struct imp_api_params {
     const char *encoding;
     const char *system; /* Ollama's generate; Anthropic's is in system_blocks */
     json_t *system_blocks, *format, *think;
-    bool raw; /* Ollama's generate: no template */
+    bool raw;  /* Ollama's generate: no template */
+    bool load; /* Ollama's, without a prompt: the model shall be loaded, nothing else */
     /* what the answer must be (constraint.c) */
     json_t *response_format, *structured_outputs, *grammar, *json_schema;
     json_t *guided_json, *guided_regex, *guided_choice, *guided_grammar;
+    /* tools and thinking (tools.c) */
+    json_t *tools, *tool_choice, *thinking, *template_kwargs;
+    bool parallel;
+    json_t *tool_list;      /* owned, goes with root: OpenAI's form of all of them; NULL: none */
+    const char *tools_text; /* the same as JSON, in the arena */
+    imp_tool_want tool_want;
+    const char *tool_name; /* TOOLS_NAMED */
+    int think_mode;        /* as in imp_chat */
+    const char *effort;
     json_t *messages, *prompt, *input, *stop, *logit_bias, *stream_options, *options, *keep_alive;
     imp_message *msg; /* [n_msg] */
     size_t n_msg;
@@ -83,6 +98,8 @@ typedef struct imp_api_params {
 /* Parse and check a body. *out needs imp_api_params_deinit also after a failure. */
 imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_params *out, imp_error *err);
 void imp_api_params_deinit(imp_api_params *p);
+void imp_api_params_drop_json(
+    imp_api_params *p); /* what was parsed, on the thread that parsed it; msg goes, too */
 /* json_in.c: bytes to a JSON object within the limits above. */
 imp_status imp_api_json(const char *body, size_t n, json_t **out, imp_error *err);
 /* Free the tree; on the thread that parsed it, before that parses another. NULL is allowed. */
@@ -96,6 +113,18 @@ imp_status imp_api_messages(imp_api_params *p, imp_error *err);
 /* Text as messages have it: a string, or parts of text, which are joined. */
 imp_status imp_api_content(imp_api_params *p, const json_t *v, const char *name, const char **out,
                            imp_error *err);
+/* tools.c: declarations and choice; thinking; the calls of a message; one call of those given parts. */
+imp_status imp_api_tools(imp_api_params *p, imp_error *err);
+imp_status imp_api_think(imp_api_params *p, imp_error *err);
+imp_status imp_api_message_calls(imp_api_params *p, const json_t *list, size_t at, imp_message *m,
+                                 imp_error *err);
+imp_status imp_api_call_of(imp_api_params *p, const json_t *id, const json_t *fun_name, const json_t *args,
+                           const char *name, imp_tool_call *out, imp_error *err);
+/* The conversation for the engine; refuses thinking where the model has none. */
+imp_status imp_api_chat(const imp_api_params *p, const imp_model *m, imp_chat *out, imp_error *err);
+/* What the tools make of the answer; *out NULL: nothing. */
+imp_status imp_api_tool_constraint(const imp_api_params *p, imp_model *m, bool in_thought,
+                                   imp_constraint **out, imp_error *err);
 imp_status imp_api_stop(imp_api_params *p, imp_error *err);
 imp_status imp_api_bias(imp_api_params *p, imp_error *err);
 imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
@@ -105,9 +134,11 @@ size_t imp_api_n_input(const json_t *v);
 
 /* ollama.c: options, format and keep_alive of its chat and generate; and what a prompt becomes. */
 imp_status imp_api_ollama_params(imp_api_params *p, imp_error *err);
+/* A request without a prompt only wants the model loaded: answered here; false: it is none. */
+bool imp_api_ollama_load(const imp_api_params *p, const imp_model *m, const imp_api_sink *s);
 imp_status imp_api_ollama_prompt(imp_api_params *p, const imp_model *m, imp_error *err);
-/* anthropic.c: the field `system`, after the messages. */
-imp_status imp_api_anthropic_system(imp_api_params *p, imp_error *err);
+/* anthropic.c: messages whose content is blocks, and the field `system` before them. */
+imp_status imp_api_anthropic_messages(imp_api_params *p, imp_error *err);
 void imp_api_count_tokens(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 /* constraint.c: what the answer must be, compiled for the model; *out NULL: nothing was asked. imp_constraint_free it. */
 imp_status imp_api_constraint(const imp_api_params *p, imp_model *m, imp_constraint **out, imp_error *err);

@@ -58,22 +58,79 @@ imp_status imp_api_content(imp_api_params *p, const json_t *v, const char *name,
     return IMP_OK;
 }
 
-static imp_status message_role(const json_t *v, size_t at, const char **out, imp_error *err)
+static imp_status message_role(const imp_api_params *p, const json_t *v, size_t at, const char **out,
+                               imp_error *err)
 {
-    static const char *const known[][2] = {
-        {"system", "system"}, {"developer", "system"}, {"user", "user"}, {"assistant", "assistant"}};
+    static const char *const known[][2] = {{"system", "system"},
+                                           {"developer", "system"},
+                                           {"user", "user"},
+                                           {"assistant", "assistant"},
+                                           {"tool", "tool"}};
     char name[64];
     snprintf(name, sizeof name, "messages[%zu].role", at);
     if (!json_is_string(v)) return bad(err, name, "must be a string");
-    for (size_t i = 0; i < IMP_COUNT(known); i++) {
+    size_t n = IMP_COUNT(known) - (p->ep & EP_ANTHROPIC ? 1 : 0); /* results are blocks there */
+    for (size_t i = 0; i < n; i++) {
         if (strcmp(json_string_value(v), known[i][0]) == 0) {
             *out = known[i][1];
             return IMP_OK;
         }
     }
     return imp_fail_field(err, IMP_INVALID, name,
-                          "'%s' must be system, developer, user or assistant; '%.40s' is not supported", name,
-                          json_string_value(v));
+                          "'%s' must be system, developer, user, assistant or tool; '%.40s' is not supported",
+                          name, json_string_value(v));
+}
+
+/* Fields of a message beside role and content, and who may have them. */
+static imp_status message_field(imp_api_params *p, const char *key, const json_t *v, size_t at,
+                                imp_message *m, bool *known, imp_error *err)
+{
+    bool assistant = strcmp(m->role, "assistant") == 0, tool = strcmp(m->role, "tool") == 0;
+    bool thought = strcmp(key, "reasoning_content") == 0 || strcmp(key, "reasoning") == 0 ||
+                   strcmp(key, "thinking") == 0;
+    *known = true;
+    if (assistant && strcmp(key, "tool_calls") == 0) return imp_api_message_calls(p, v, at, m, err);
+    if (assistant && thought && json_is_string(v)) {
+        m->thought = json_string_value(v);
+        return IMP_OK;
+    }
+    if (tool && strcmp(key, "tool_call_id") == 0 && json_is_string(v)) {
+        m->call_id = json_string_value(v);
+        return IMP_OK;
+    }
+    if (tool && (strcmp(key, "name") == 0 || strcmp(key, "tool_name") == 0) && json_is_string(v)) {
+        m->name = json_string_value(v);
+        return IMP_OK;
+    }
+    *known = false;
+    return IMP_OK;
+}
+
+static imp_status one_message(imp_api_params *p, const json_t *m, size_t i, imp_message *out, imp_error *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "messages[%zu]", i);
+    if (!json_is_object(m)) return bad(err, name, "must be an object");
+    IMP_TRY(message_role(p, json_object_get(m, "role"), i, &out->role, err));
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)m, key, v)
+    {
+        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0) continue;
+        /* a client that sends an answer back as history sends its empty fields, too */
+        bool known = json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0);
+        if (!known) IMP_TRY(message_field(p, key, v, i, out, &known, err));
+        if (!known)
+            return imp_fail_field(err, IMP_INVALID, name,
+                                  "'%s.%.40s' is not a field that this server understands", name, key);
+    }
+    snprintf(name, sizeof name, "messages[%zu].content", i);
+    const json_t *content = json_object_get(m, "content");
+    if (out->n_calls > 0 && (content == NULL || json_is_null(content))) {
+        out->content = "";
+        return IMP_OK;
+    }
+    return imp_api_content(p, content, name, &out->content, err);
 }
 
 imp_status imp_api_messages(imp_api_params *p, imp_error *err)
@@ -84,32 +141,13 @@ imp_status imp_api_messages(imp_api_params *p, imp_error *err)
     if (n == 0 || n > IMP_API_MAX_MESSAGES)
         return imp_fail_field(err, IMP_INVALID, "messages", "'messages' must hold 1 to %d messages, not %zu",
                               IMP_API_MAX_MESSAGES, n);
+    if (p->ep & EP_ANTHROPIC) return imp_api_anthropic_messages(p, err);
     p->msg = imp_arena_array(p->arena, n, sizeof *p->msg);
     if (!p->msg) return imp_fail(err, IMP_NOMEM, "out of memory");
     p->n_msg = n;
-    size_t i;
-    json_t *m;
-    json_array_foreach(p->messages, i, m)
-    {
-        char name[64];
-        snprintf(name, sizeof name, "messages[%zu]", i);
-        if (!json_is_object(m)) return bad(err, name, "must be an object");
-        const char *key;
-        json_t *v;
-        json_object_foreach(m, key, v)
-        {
-            if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0) continue;
-            /* a client that sends an answer back as history sends its empty fields, too */
-            bool empty = json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0);
-            if (!empty)
-                return imp_fail_field(err, IMP_INVALID, name,
-                                      "'%s.%.40s' is not a field that this server understands", name, key);
-        }
-        IMP_TRY(message_role(json_object_get(m, "role"), i, &p->msg[i].role, err));
-        snprintf(name, sizeof name, "messages[%zu].content", i);
-        IMP_TRY(imp_api_content(p, json_object_get(m, "content"), name, &p->msg[i].content, err));
-    }
-    return p->ep & EP_ANTHROPIC ? imp_api_anthropic_system(p, err) : IMP_OK;
+    for (size_t i = 0; i < n; i++)
+        IMP_TRY(one_message(p, json_array_get(p->messages, i), i, &p->msg[i], err));
+    return IMP_OK;
 }
 
 imp_status imp_api_stop(imp_api_params *p, imp_error *err)

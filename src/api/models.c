@@ -157,8 +157,10 @@ void imp_api_tags(imp_api *a, bool running, const imp_api_sink *s)
     imp_api_answer(s, 200, &b);
 }
 
-static void write_show(imp_buf *b, const imp_model_info *m)
+static void write_show(imp_buf *b, const imp_model *model)
 {
+    const imp_model_info *m = imp_model_get_info(model);
+    const imp_toolfmt *f = imp_model_toolfmt(model);
     char when[32];
     write_time(when, m->created);
     imp_buf_fmt(b, "{\"modified_at\":\"%s\",\"details\":", when);
@@ -177,8 +179,19 @@ static void write_show(imp_buf *b, const imp_model_info *m)
                   {"vocab_size", m->n_vocab}};
     for (size_t i = 0; i < IMP_COUNT(number); i++)
         imp_buf_fmt(b, ",\"%s.%s\":%u", m->arch, number[i].key, number[i].value);
-    imp_buf_fmt(b, "},\"capabilities\":[%s%s%s]}", m->can_generate ? "\"completion\"" : "",
-                m->can_generate && m->can_embed ? "," : "", m->can_embed ? "\"embedding\"" : "");
+    const struct {
+        const char *name;
+        bool has;
+    } can[] = {{"completion", m->can_generate},
+               {"embedding", m->can_embed},
+               {"tools", imp_toolfmt_name(f) != NULL},
+               {"thinking", imp_toolfmt_thinks(f)}};
+    imp_buf_str(b, "},\"capabilities\":[");
+    for (size_t i = 0, n = 0; i < IMP_COUNT(can); i++)
+        if (can[i].has) imp_buf_fmt(b, "%s\"%s\"", n++ ? "," : "", can[i].name);
+    imp_buf_str(b, "],\"tool_format\":"); /* ours: how calls are written, or null */
+    imp_json_cstr(b, imp_toolfmt_name(f));
+    imp_buf_str(b, "}");
 }
 
 void imp_api_show(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
@@ -194,7 +207,7 @@ void imp_api_show(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
         return;
     }
     imp_buf b = {0};
-    write_show(&b, imp_model_get_info(m));
+    write_show(&b, m);
     imp_model_release(m);
     imp_api_answer(s, 200, &b);
 }

@@ -80,7 +80,10 @@ imp_status imp_api_ollama_params(imp_api_params *p, imp_error *err)
     if (none) p->format = NULL;
     if (p->format && !json && !json_is_object(p->format))
         return imp_fail_field(err, IMP_INVALID, "format", "'format' must be \"json\" or a JSON schema");
-    if (p->ep != EP_OLLAMA_GENERATE) return IMP_OK;
+    p->load = p->ep == EP_OLLAMA_CHAT
+                  ? p->messages == NULL || (json_is_array(p->messages) && json_array_size(p->messages) == 0)
+                  : p->prompt == NULL || (json_is_string(p->prompt) && json_string_length(p->prompt) == 0);
+    if (p->load || p->ep != EP_OLLAMA_GENERATE) return IMP_OK;
     if (!json_is_string(p->prompt))
         return imp_fail_field(err, IMP_INVALID, "prompt", "'prompt' must be a string");
     return IMP_OK;
@@ -115,12 +118,42 @@ static void begin(const gen_call *g, imp_buf *b)
     imp_buf_fmt(b, ",\"created_at\":\"%s\",", when);
 }
 
-static void content(const gen_call *g, const char *text, size_t n, imp_buf *b)
+/* "message" or "response": text, thoughts, calls; any may be empty. */
+static void content(const gen_call *g, const imp_buf *text, const imp_buf *thought, const gen_tool *tool,
+                    size_t n_tool, imp_buf *b)
 {
     bool chat = g->p.ep == EP_OLLAMA_CHAT;
     imp_buf_str(b, chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"response\":");
-    imp_json_str(b, text, n);
+    imp_json_str(b, text && text->data ? text->data : "", text ? text->n : 0);
+    if (thought && thought->n > 0) {
+        imp_buf_str(b, ",\"thinking\":");
+        imp_json_str(b, thought->data, thought->n);
+    }
+    for (size_t k = 0; k < n_tool; k++) {
+        imp_buf_fmt(b,
+                    "%s{\"id\":\"%s\",\"function\":{\"index\":%zu,\"name\":", k ? "," : ",\"tool_calls\":[",
+                    tool[k].id, k);
+        imp_json_str(b, tool[k].name.data ? tool[k].name.data : "", tool[k].name.n);
+        imp_buf_str(b, ",\"arguments\":");
+        imp_buf_add(b, tool[k].args.data, tool[k].args.n);
+        imp_buf_str(b, "}}");
+        b->failed |= tool[k].name.failed || tool[k].args.failed;
+    }
+    if (n_tool > 0) imp_buf_str(b, "]");
     if (chat) imp_buf_str(b, "}");
+}
+
+bool imp_api_ollama_load(const imp_api_params *p, const imp_model *m, const imp_api_sink *s)
+{
+    if (!p->load) return false;
+    gen_call g = {.p = *p, .model_id = imp_model_get_info(m)->id, .created = (int64_t)time(NULL)};
+    imp_buf b = {0};
+    bool go = json_is_number(p->keep_alive) && json_number_value(p->keep_alive) == 0;
+    begin(&g, &b);
+    content(&g, NULL, NULL, NULL, 0, &b);
+    imp_buf_fmt(&b, ",\"done\":true,\"done_reason\":\"%s\"}", go ? "unload" : "load");
+    imp_api_answer(s, 200, &b);
+    return true;
 }
 
 static void counts(const gen_call *g, const gen_choice *c, imp_buf *b)
@@ -143,12 +176,45 @@ static void ollama_open(gen_call *g, size_t i)
     (void)i;
 }
 
+static void line(gen_call *g, const imp_buf *text, const imp_buf *thought, const gen_tool *tool)
+{
+    begin(g, &g->out);
+    content(g, text, thought, tool, tool != NULL, &g->out);
+    imp_buf_str(&g->out, ",\"done\":false}\n");
+}
+
 static void ollama_piece(gen_call *g, size_t i, const char *text, size_t n)
 {
     (void)i;
-    begin(g, &g->out);
-    content(g, text, n, &g->out);
-    imp_buf_str(&g->out, ",\"done\":false}\n");
+    imp_buf b = {.data = (char *)text, .n = n};
+    line(g, &b, NULL, NULL);
+}
+
+static void ollama_thought(gen_call *g, size_t i, const char *text, size_t n)
+{
+    (void)i;
+    imp_buf b = {.data = (char *)text, .n = n};
+    line(g, NULL, &b, NULL);
+}
+
+/* A call is told when it is complete: its arguments are an object. */
+static void ollama_call(gen_call *g, size_t i, size_t k)
+{
+    (void)g;
+    (void)i;
+    (void)k;
+}
+
+static void ollama_args(gen_call *g, size_t i, size_t k, const char *text, size_t n)
+{
+    (void)text;
+    (void)n;
+    ollama_call(g, i, k);
+}
+
+static void ollama_call_end(gen_call *g, size_t i, size_t k)
+{
+    line(g, NULL, NULL, &g->choice[i].tool[k]);
 }
 
 static void ollama_end(gen_call *g, imp_buf *b)
@@ -157,7 +223,7 @@ static void ollama_end(gen_call *g, imp_buf *b)
         imp_api_fail_json(b, IMP_OLLAMA, &g->base.err);
     } else {
         begin(g, b);
-        content(g, "", 0, b);
+        content(g, NULL, NULL, NULL, 0, b);
         counts(g, &g->choice[0], b);
     }
     imp_buf_str(b, "\n");
@@ -167,14 +233,15 @@ static void ollama_answer(gen_call *g, imp_buf *b)
 {
     const gen_choice *c = &g->choice[0];
     begin(g, b);
-    content(g, c->text.data ? c->text.data : "", c->text.n, b);
+    content(g, &c->text, &c->thought, c->tool, c->n_tool, b);
     counts(g, c, b);
 }
 
 #define FORMAT                                                                                               \
     {                                                                                                        \
         .id_prefix = "ollama-", .stream_type = "application/x-ndjson", .open = ollama_open,                  \
-        .piece = ollama_piece, .close = ollama_open, .end = ollama_end,                                      \
+        .piece = ollama_piece, .thought = ollama_thought, .call = ollama_call, .args = ollama_args,          \
+        .call_end = ollama_call_end, .close = ollama_open, .end = ollama_end,                                \
         .cut = "{\"error\":\"the server is out of memory\"}\n", .answer = ollama_answer                      \
     }
 const gen_format imp_gen_ollama_chat = FORMAT, imp_gen_ollama_generate = FORMAT;

@@ -31,9 +31,10 @@ static void write_head(gen_call *g, const char *object, imp_buf *b)
     imp_buf_str(b, ",\"system_fingerprint\":\"impetus-" IMPETUS_VERSION "\",");
 }
 
-static const char *finish_name(imp_finish f)
+static const char *finish_name(const gen_choice *c)
 {
-    return f == IMP_FINISH_LENGTH ? "\"length\"" : "\"stop\"";
+    if (imp_gen_calls(c)) return "\"tool_calls\"";
+    return c->finish == IMP_FINISH_LENGTH ? "\"length\"" : "\"stop\"";
 }
 
 /* A chunk up to its "choices". */
@@ -74,9 +75,55 @@ void imp_openai_piece(gen_call *g, size_t i, const char *text, size_t n)
     write_chunk(g, i, NULL, text, n, NULL);
 }
 
+/* A chunk whose delta is "key": text. */
+static void write_delta(gen_call *g, size_t i, imp_buf *delta)
+{
+    imp_buf_str(delta, "}");
+    g->out.failed |= delta->failed;
+    if (!delta->failed) write_chunk(g, i, delta->data, NULL, 0, NULL);
+    imp_buf_deinit(delta);
+}
+
+void imp_openai_thought(gen_call *g, size_t i, const char *text, size_t n)
+{
+    imp_buf b = {0};
+    imp_buf_str(&b, "\"delta\":{\"reasoning_content\":");
+    imp_json_str(&b, text, n);
+    write_delta(g, i, &b);
+}
+
+void imp_openai_call(gen_call *g, size_t i, size_t k)
+{
+    const gen_tool *t = &g->choice[i].tool[k];
+    imp_buf b = {0};
+    imp_buf_fmt(&b,
+                "\"delta\":{\"tool_calls\":[{\"index\":%zu,\"id\":\"%s\",\"type\":\"function\",\"function\":{"
+                "\"name\":",
+                k, t->id);
+    imp_json_str(&b, t->name.data ? t->name.data : "", t->name.n);
+    imp_buf_str(&b, ",\"arguments\":\"\"}}]");
+    write_delta(g, i, &b);
+}
+
+void imp_openai_args(gen_call *g, size_t i, size_t k, const char *text, size_t n)
+{
+    imp_buf b = {0};
+    imp_buf_fmt(&b, "\"delta\":{\"tool_calls\":[{\"index\":%zu,\"function\":{\"arguments\":", k);
+    imp_json_str(&b, text, n);
+    imp_buf_str(&b, "}}]");
+    write_delta(g, i, &b);
+}
+
+void imp_openai_call_end(gen_call *g, size_t i, size_t k)
+{
+    (void)g;
+    (void)i;
+    (void)k;
+}
+
 void imp_openai_close(gen_call *g, size_t i)
 {
-    write_chunk(g, i, g->format->words->last_delta, NULL, 0, finish_name(g->choice[i].finish));
+    write_chunk(g, i, g->format->words->last_delta, NULL, 0, finish_name(&g->choice[i]));
 }
 
 void imp_openai_end(gen_call *g, imp_buf *b)
@@ -112,7 +159,7 @@ void imp_openai_answer(gen_call *g, imp_buf *b)
         g->format->words->whole(b, c);
         imp_buf_str(b, ",");
         g->format->words->logprobs(c, b);
-        imp_buf_fmt(b, ",\"finish_reason\":%s}", finish_name(c->finish));
+        imp_buf_fmt(b, ",\"finish_reason\":%s}", finish_name(c));
     }
     imp_buf_str(b, "],");
     write_usage(g, b);

@@ -55,8 +55,26 @@ static void chat_delta(imp_buf *out, const char *text, size_t n)
 static void chat_whole(imp_buf *out, const gen_choice *c)
 {
     imp_buf_str(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    imp_json_str(out, c->text.data ? c->text.data : "", c->text.n);
-    imp_buf_str(out, ",\"refusal\":null}");
+    if (c->n_tool > 0 && c->text.n == 0)
+        imp_buf_str(out, "null");
+    else
+        imp_json_str(out, c->text.data ? c->text.data : "", c->text.n);
+    imp_buf_str(out, ",\"refusal\":null");
+    if (c->thought.n > 0) {
+        imp_buf_str(out, ",\"reasoning_content\":");
+        imp_json_str(out, c->thought.data, c->thought.n);
+    }
+    for (size_t k = 0; k < c->n_tool; k++) {
+        const gen_tool *t = &c->tool[k];
+        imp_buf_fmt(out, "%s{\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":",
+                    k ? "," : ",\"tool_calls\":[", t->id);
+        imp_json_str(out, t->name.data ? t->name.data : "", t->name.n);
+        imp_buf_str(out, ",\"arguments\":");
+        imp_json_str(out, t->args.data ? t->args.data : "", t->args.n);
+        imp_buf_str(out, "}}");
+        out->failed |= t->name.failed || t->args.failed;
+    }
+    imp_buf_str(out, c->n_tool > 0 ? "]}" : "}");
 }
 
 static const gen_words words = {.object = "chat.completion",
@@ -72,6 +90,10 @@ const gen_format imp_gen_chat = {.id_prefix = "chatcmpl-",
                                  .tokens = chat_tokens,
                                  .open = imp_openai_open,
                                  .piece = imp_openai_piece,
+                                 .thought = imp_openai_thought,
+                                 .call = imp_openai_call,
+                                 .args = imp_openai_args,
+                                 .call_end = imp_openai_call_end,
                                  .close = imp_openai_close,
                                  .end = imp_openai_end,
                                  .cut = IMP_OPENAI_CUT,

@@ -188,9 +188,9 @@ static void refusals(void **state)
          "\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"'max_tokens'"},
         {"/v1/messages", "{\"model\":\"nobody\",\"max_tokens\":1," HELLO "}", 404, "not_found_error"},
         {"/v1/messages",
-         "{\"max_tokens\":1,\"tools\":[{\"name\":\"f\"}],\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+         "{\"max_tokens\":1,\"tools\":[{\"name\":\"f()\"}],\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
          "}",
-         400, "'tools'"},
+         400, "'tools[0]'"},
         {"/v1/messages",
          "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}]}", 400,
          "text only"},
@@ -203,7 +203,8 @@ static void refusals(void **state)
         {"/api/chat", "{\"options\":{\"temperature\":3}," HELLO "}", 400, "options.temperature"},
         {"/api/chat", "{\"options\":{\"top_k\":1.5}," HELLO "}", 400, "an integer"},
         {"/api/chat", "{\"options\":{\"stop\":5}," HELLO "}", 400, "'stop'"},
-        {"/api/chat", "{\"think\":true," HELLO "}", 400, "'think'"},
+        {"/api/chat", "{\"think\":true," HELLO "}", 400, "does not think"},
+        {"/api/chat", "{\"think\":7," HELLO "}", 400, "'think'"},
         {"/api/chat", "{\"max_tokens\":3," HELLO "}", 400, "'max_tokens'"},
         {"/api/generate", "{\"prompt\":5}", 400, "'prompt' must be a string"},
         {"/api/generate", "{\"prompt\":\"x\",\"format\":\"xml\"}", 400, "'format'"},

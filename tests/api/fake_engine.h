@@ -58,6 +58,11 @@ static struct {
     float last_bias;
     size_t last_n_ids;
     char last_stop[64];
+    const imp_toolfmt *toolfmt; /* the model's; NULL: none */
+    const char *script;         /* what is answered, a byte a token, then it stops; NULL: letters */
+    char prompt[4096];          /* the last chat's */
+    int constraint_kind;
+    char constraint[4096];
 } g_fake = {.mu = PTHREAD_MUTEX_INITIALIZER};
 
 static uint64_t fake_mix(uint64_t x)
@@ -97,6 +102,13 @@ static void fake_token(fake_request *r)
     r->state = fake_mix(r->state + r->n_out);
     char c = (char)('a' + r->state % 26);
     memset(text, c, n);
+    if (g_fake.script) { /* a character a token, which counts as many as it has bytes */
+        int32_t cp;
+        const char *at = g_fake.script + r->n_out;
+        n = (unsigned)imp_utf8_decode(at, strlen(at), &cp);
+        memcpy(text, at, n);
+        r->n_out += n - 1;
+    }
     imp_token_prob tok = {c, -0.5f}, top[32];
     for (int j = 0; j < 32; j++) top[j] = (imp_token_prob){'a' + j % 26, -0.5f - (float)j};
     imp_event ev = {.kind = IMP_EVENT_TEXT, .text = text, .n_text = n};
@@ -126,6 +138,8 @@ static bool fake_step(fake_request *r, bool cancel)
         done.finish = IMP_FINISH_ERROR;
         err.status = IMP_IO;
         strcpy(err.text, "reading /secret/path/model.gguf failed at 0x7ffdeadbeef0 in kv_pool.c");
+    } else if (g_fake.script && !g_fake.script[r->n_out]) {
+        done.finish = IMP_FINISH_STOP;
     } else if (r->n_out >= r->limit) {
         done.finish = IMP_FINISH_LENGTH;
     } else {
@@ -339,21 +353,56 @@ const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n)
     return id < FAKE_VOCAB ? one : NULL;
 }
 
-imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n, char **out, imp_error *err)
+/* "role: content" a line; calls and declared tools as their JSON. */
+imp_status imp_chat_prompt(const imp_model *m, const imp_chat *c, char **out, imp_error *err)
 {
     (void)err;
     (void)m;
-    size_t len = 16;
-    for (size_t i = 0; i < n; i++) len += strlen(msgs[i].role) + strlen(msgs[i].content) + 4;
-    char *s = calloc(1, len);
-    for (size_t i = 0; i < n; i++) {
-        strcat(s, msgs[i].role);
-        strcat(s, ": ");
-        strcat(s, msgs[i].content);
-        strcat(s, "\n");
+    imp_buf b = {0};
+    if (c->tools) imp_buf_fmt(&b, "tools: %s\n", c->tools);
+    for (size_t i = 0; i < c->n_msg; i++) {
+        const imp_message *x = &c->msg[i];
+        imp_buf_fmt(&b, "%s: %s\n", x->role, x->content);
+        if (x->thought) imp_buf_fmt(&b, "thought: %s\n", x->thought);
+        for (size_t k = 0; k < x->n_calls; k++)
+            imp_buf_fmt(&b, "call %s: %s %s\n", x->calls[k].id ? x->calls[k].id : "", x->calls[k].name, x->calls[k].arguments);
+        if (x->call_id) imp_buf_fmt(&b, "to %s\n", x->call_id);
     }
-    *out = s;
+    pthread_mutex_lock(&g_fake.mu);
+    snprintf(g_fake.prompt, sizeof g_fake.prompt, "%s", b.data);
+    pthread_mutex_unlock(&g_fake.mu);
+    *out = imp_buf_take(&b);
     return IMP_OK;
+}
+
+imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n, char **out, imp_error *err)
+{
+    imp_chat c = {.msg = msgs, .n_msg = n, .think = -1};
+    return imp_chat_prompt(m, &c, out, err);
+}
+
+const imp_toolfmt *imp_model_toolfmt(const imp_model *m)
+{
+    (void)m;
+    return g_fake.toolfmt;
+}
+
+/* Nothing is kept to here; what was asked for can be looked at. */
+imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char *text, size_t n, imp_constraint **out,
+                              imp_error *err)
+{
+    (void)m, (void)err;
+    pthread_mutex_lock(&g_fake.mu);
+    g_fake.constraint_kind = kind;
+    snprintf(g_fake.constraint, sizeof g_fake.constraint, "%.*s", (int)n, text);
+    pthread_mutex_unlock(&g_fake.mu);
+    *out = NULL;
+    return IMP_OK;
+}
+
+void imp_constraint_free(imp_constraint *c)
+{
+    (void)c;
 }
 
 void imp_sampling_default(imp_sampling *s)
