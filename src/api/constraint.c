@@ -55,6 +55,23 @@ static imp_status response_format(const json_t *v, want *w, imp_error *err)
     return IMP_OK;
 }
 
+/* As response_format, but the schema stands beside the type. */
+static imp_status text_format(const json_t *v, want *w, imp_error *err)
+{
+    static const char *const known[] = {"type", "name", "description", "schema", "strict"};
+    const char *f = "text.format", *type = json_string_value(json_object_get(v, "type"));
+    if (type == NULL) return imp_fail_field(err, IMP_INVALID, f, "'%s' must be an object with a 'type'", f);
+    IMP_TRY(only_keys(v, f, known, IMP_COUNT(known), err));
+    if (strcmp(type, "text") == 0) return IMP_OK;
+    bool schema = strcmp(type, "json_schema") == 0;
+    const json_t *x = schema ? json_object_get(v, "schema") : v;
+    if (!schema && strcmp(type, "json_object") != 0)
+        return imp_fail_field(err, IMP_INVALID, f, "'%s.type' must be text, json_object or json_schema", f);
+    if (x == NULL) return imp_fail_field(err, IMP_INVALID, f, "'%s' needs a 'schema'", f);
+    *w = (want){f, schema ? IMP_CONSTRAINT_SCHEMA : IMP_CONSTRAINT_JSON, x};
+    return IMP_OK;
+}
+
 /* vLLM's newer form: {"json": ...} or {"regex": ...} or ... */
 static imp_status structured_outputs(const json_t *v, want *w, imp_error *err)
 {
@@ -97,6 +114,12 @@ static imp_status find_want(const imp_api_params *p, want *w, imp_error *err)
     if (p->response_format != NULL) {
         want r = {0};
         IMP_TRY(response_format(p->response_format, &r, err));
+        if (r.value != NULL) *w = r, n++;
+    }
+    const json_t *format = json_object_get(p->text, "format"); /* the Responses API's */
+    if (format != NULL && !json_is_null(format)) {
+        want r = {0};
+        IMP_TRY(text_format(format, &r, err));
         if (r.value != NULL) *w = r, n++;
     }
     if (p->structured_outputs != NULL) {

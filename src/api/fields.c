@@ -40,16 +40,16 @@ static const field g_field[] = {
     {"model", EP_GENERATE | EP_VECTOR | EP_SHOW, F_STR, 1, 256, AT(model), NULL},
     {"messages", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_JSON, 0, 0, AT(messages), NULL},
     {"prompt", EP_COMPLETION | EP_OLLAMA_EMBEDDINGS | EP_OLLAMA_GENERATE, F_JSON, 0, 0, AT(prompt), NULL},
-    {"input", EP_VECTOR, F_JSON, 0, 0, AT(input), NULL},
-    {"stream", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES, F_BOOL, 0, 0, AT(stream), NULL},
-    {"stream_options", EP_OPENAI, F_JSON, 0, 0, AT(stream_options), NULL},
+    {"input", EP_VECTOR | EP_RESPONSES, F_JSON, 0, 0, AT(input), NULL},
+    {"stream", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES | EP_RESPONSES, F_BOOL, 0, 0, AT(stream), NULL},
+    {"stream_options", EP_OPENAI | EP_RESPONSES, F_JSON, 0, 0, AT(stream_options), NULL},
     {"n", EP_OPENAI, F_INT, 1, 128, AT(n), NULL},
     {"best_of", EP_COMPLETION, F_INT, 1, 128, AT(best_of), NULL},
     {"max_tokens", EP_OPENAI, F_INT, -1, INT_LAST, AT(max_tok), NULL},
     {"max_tokens", EP_MESSAGES, F_INT, 1, INT_LAST, AT(max_tok), NULL},
     {"max_completion_tokens", EP_CHAT, F_INT, 1, INT_LAST, AT(max_completion_tok), NULL},
-    {"temperature", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 2, AT(temperature), NULL},
-    {"top_p", EP_OPENAI | EP_MESSAGES, F_NUM, 0, 1, AT(top_p), NULL},
+    {"temperature", EP_OPENAI | EP_MESSAGES | EP_RESPONSES, F_NUM, 0, 2, AT(temperature), NULL},
+    {"top_p", EP_OPENAI | EP_MESSAGES | EP_RESPONSES, F_NUM, 0, 1, AT(top_p), NULL},
     {"top_k", EP_OPENAI | EP_MESSAGES, F_INT, -1, INT_LAST, AT(top_k), NULL},
     {"min_p", EP_OPENAI, F_NUM, 0, 1, AT(min_p), NULL},
     {"repeat_penalty", EP_OPENAI, F_NUM, 0.01, 10, AT(repeat_penalty), NULL},
@@ -59,7 +59,8 @@ static const field g_field[] = {
     {"seed", EP_OPENAI, F_INT, I64_FIRST, I64_LAST, AT(seed), NULL},
     {"stop", EP_OPENAI, F_JSON, 0, 0, AT(stop), NULL},
     {"logit_bias", EP_OPENAI, F_JSON, 0, 0, AT(logit_bias), NULL},
-    {"priority", EP_OPENAI | EP_VECTOR, F_INT, -1000, 1000, AT(priority), NULL}, /* as vLLM: less first */
+    {"priority", EP_OPENAI | EP_VECTOR | EP_RESPONSES, F_INT, -1000, 1000, AT(priority),
+     NULL}, /* as vLLM: less first */
     {"ignore_eos", EP_OPENAI, F_BOOL, 0, 0, AT(ignore_eos), NULL},
     {"response_format", EP_OPENAI, F_JSON, 0, 0, AT(response_format), NULL},
     {"structured_outputs", EP_OPENAI, F_JSON, 0, 0, AT(structured_outputs), NULL},
@@ -79,7 +80,8 @@ static const field g_field[] = {
     {"options", EP_OLLAMA, F_JSON, 0, 0, AT(options), NULL},
     {"keep_alive", EP_OLLAMA, F_JSON, 0, 0, AT(keep_alive), NULL},
 
-    {"impetus", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES | EP_EMBED, F_JSON, 0, 0, AT(impetus), NULL},
+    {"impetus", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES | EP_EMBED | EP_RESPONSES, F_JSON, 0, 0, AT(impetus),
+     NULL},
 
     {"stop_sequences", EP_MESSAGES, F_JSON, 0, 0, AT(stop), NULL},
     {"system", EP_ANTHROPIC, F_JSON, 0, 0, AT(system_blocks), NULL},
@@ -102,12 +104,22 @@ static const field g_field[] = {
     {"suffix", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "\"\""},
     {"template", EP_OLLAMA_GENERATE, F_ONLY, 0, 0, 0, "\"\""},
     {"service_tier", EP_MESSAGES, F_ONLY, 0, 0, 0, "\"auto\"|\"standard_only\""},
-    {"user", EP_OPENAI | EP_EMBED, F_HINT, 0, 0, 0, "string"},
-    {"safety_identifier", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
-    {"prompt_cache_key", EP_OPENAI, F_HINT, 0, 0, 0, "string"},
-    {"metadata", EP_CHAT | EP_MESSAGES, F_HINT, 0, 0, 0, "object"},
+    {"user", EP_RESPONSES | EP_OPENAI | EP_EMBED, F_HINT, 0, 0, 0, "string"},
+    {"safety_identifier", EP_RESPONSES | EP_OPENAI, F_HINT, 0, 0, 0, "string"},
+    {"prompt_cache_key", EP_RESPONSES | EP_OPENAI, F_HINT, 0, 0, 0, "string"},
+    {"metadata", EP_CHAT | EP_MESSAGES | EP_RESPONSES, F_HINT, 0, 0, 0, "object"},
+    {"max_output_tokens", EP_RESPONSES, F_INT, 1, INT_LAST, AT(max_tok), NULL},
+    {"instructions", EP_RESPONSES, F_STR, 0, 1 << 20, AT(system), NULL},
+    {"previous_response_id", EP_RESPONSES, F_STR, 1, 64, AT(previous), NULL},
+    {"text", EP_RESPONSES, F_JSON, 0, 0, AT(text), NULL},
+    {"reasoning", EP_RESPONSES, F_JSON, 0, 0, AT(reasoning), NULL},
+    {"store", EP_RESPONSES, F_BOOL, 0, 0, AT(store), NULL},
+    {"include", EP_RESPONSES, F_ONLY, 0, 0, 0,
+     "[]|[\"reasoning.encrypted_content\"]"}, /* nothing is encrypted */
+    {"background", EP_RESPONSES, F_ONLY, 0, 0, 0, "false"},
+    {"truncation", EP_RESPONSES, F_ONLY, 0, 0, 0, "\"disabled\""},
     {"store", EP_CHAT, F_ONLY, 0, 0, 0, "false"},
-    {"service_tier", EP_CHAT, F_ONLY, 0, 0, 0, "\"auto\"|\"default\""},
+    {"service_tier", EP_CHAT | EP_RESPONSES, F_ONLY, 0, 0, 0, "\"auto\"|\"default\""},
     {"modalities", EP_CHAT, F_ONLY, 0, 0, 0, "[\"text\"]"},
     {"functions", EP_CHAT, F_ONLY, 0, 0, 0, "[]"},
     {"function_call", EP_CHAT, F_ONLY, 0, 0, 0, "\"none\"|\"auto\""},
@@ -271,6 +283,7 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
     if (p->ep & EP_OLLAMA_TEXT) IMP_TRY(imp_api_ollama_params(p, err)); /* brings stop, too */
     IMP_TRY(imp_api_stop(p, err));
     IMP_TRY(imp_api_bias(p, err));
+    if (p->ep == EP_RESPONSES) IMP_TRY(imp_api_responses_params(p, err));
     IMP_TRY(imp_api_tools(p, err));
     IMP_TRY(imp_api_think(p, err));
     if (p->best_of != IMP_UNSET && p->best_of != p->n)
@@ -287,7 +300,7 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
                               "'max_tokens' must be 1 or more, or -1 for no limit");
     if (p->ep == EP_MESSAGES && p->max_tok == IMP_UNSET)
         return imp_fail_field(err, IMP_INVALID, "max_tokens", "'max_tokens' is missing");
-    if (p->ep == EP_OLLAMA_GENERATE || p->load) return IMP_OK;
+    if (p->ep == EP_OLLAMA_GENERATE || p->ep == EP_RESPONSES || p->load) return IMP_OK;
     if (p->ep == EP_COMPLETION) {
         p->want_logprobs = p->logprobs != IMP_UNSET;
         p->top_logprobs = p->logprobs;
@@ -351,6 +364,7 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
                             .frequency_penalty = NAN,
                             .truncate = true,
                             .parallel = true,
+                            .store = true,
                             .think_mode = -1,
                             .stream = (ep & EP_OLLAMA_TEXT) != 0};
     out->arena = imp_arena_new(4096);
@@ -365,7 +379,8 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
 void imp_api_params_drop_json(imp_api_params *p)
 {
     json_decref(p->tool_list);
-    p->tool_list = NULL;
+    json_decref(p->items);
+    p->tool_list = p->items = NULL;
     imp_api_json_release(&p->root);
 }
 

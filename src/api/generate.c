@@ -320,6 +320,7 @@ static const gen_format *format_of(imp_endpoint ep)
     case EP_OLLAMA_CHAT: return &imp_gen_ollama_chat;
     case EP_OLLAMA_GENERATE: return &imp_gen_ollama_generate;
     case EP_MESSAGES: return &imp_gen_messages;
+    case EP_RESPONSES: return &imp_gen_responses;
     default: return &imp_gen_completion;
     }
 }
@@ -336,6 +337,7 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     imp_dialect dialect = imp_api_dialect(rq->path);
     g->format = format_of(ep);
     imp_status st = imp_api_parse(ep, rq->body, rq->n_body, &g->p, &err);
+    if (st == IMP_OK && ep == EP_RESPONSES) st = imp_api_responses_input(a, rq->who.client, &g->p, &err);
     if (st == IMP_OK) {
         g->model = imp_api_model(a, g->p.model, false, dialect, &err);
         if (g->model && imp_api_ollama_load(&g->p, g->model, s)) {

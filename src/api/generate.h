@@ -91,10 +91,11 @@ struct gen_call {
     imp_constraint *constraint; /* until the requests are submitted */
     imp_buf head;               /* start of every chunk, up to "choices":[ */
     imp_buf out;                /* what the sink has not got yet */
+    uint32_t n_event;           /* formats that number their events */
 };
 
 extern const gen_format imp_gen_chat, imp_gen_completion, imp_gen_ollama_chat, imp_gen_ollama_generate,
-    imp_gen_messages;
+    imp_gen_messages, imp_gen_responses;
 
 #define IMP_OPENAI_CUT                                                                                       \
     "data: {\"error\":{\"message\":\"the server is out of "                                                  \

@@ -80,6 +80,11 @@ typedef struct imp_api_params {
     const char *tool_name; /* TOOLS_NAMED */
     int think_mode;        /* as in imp_chat */
     const char *effort;
+    /* /v1/responses (responses.c) */
+    json_t *text, *reasoning;
+    json_t *items; /* owned, goes with root: the whole conversation */
+    bool store;
+    const char *previous, *items_text, *echo_text; /* the last two in the arena */
     json_t *messages, *prompt, *input, *stop, *logit_bias, *stream_options, *options, *keep_alive;
     imp_message *msg; /* [n_msg] */
     size_t n_msg;
@@ -125,6 +130,10 @@ imp_status imp_api_chat(const imp_api_params *p, const imp_model *m, imp_chat *o
 /* What the tools make of the answer; *out NULL: nothing. */
 imp_status imp_api_tool_constraint(const imp_api_params *p, imp_model *m, bool in_thought,
                                    imp_constraint **out, imp_error *err);
+/* responses.c: fields; then, when the model is known, the conversation. */
+imp_status imp_api_responses_params(imp_api_params *p, imp_error *err);
+imp_status imp_api_responses_input(imp_api *a, uint64_t client, imp_api_params *p, imp_error *err);
+void imp_api_response_one(imp_api *a, const imp_api_request *rq, const char *id, const imp_api_sink *s);
 imp_status imp_api_stop(imp_api_params *p, imp_error *err);
 imp_status imp_api_bias(imp_api_params *p, imp_error *err);
 imp_status imp_api_ollama_options(imp_api_params *p, imp_error *err);
@@ -150,7 +159,7 @@ void imp_json_f32(imp_buf *b, float x); /* reads back as the same float; NaN and
 void imp_json_base64(imp_buf *b, const void *p, size_t n); /* with quotes */
 
 /* ---- the API object ---------------------------------------------------------------------------- */
-enum { IMP_N_BUCKET = 14, IMP_N_ROUTE = 24 };
+enum { IMP_N_BUCKET = 14, IMP_N_ROUTE = 40 };
 typedef struct imp_hist {
     _Atomic uint64_t bucket[IMP_N_BUCKET + 1];
     _Atomic uint64_t sum_us;
@@ -166,6 +175,7 @@ struct imp_api {
     uint64_t id_seed;
     void (*http_stats)(void *user, imp_api_http_stats *out);
     void *http_user;
+    struct imp_responses *responses;               /* owned */
     _Atomic uint64_t n_answer[IMP_N_ROUTE + 1][6]; /* [route, last: unknown path][status / 100] */
     imp_hist duration[IMP_N_ROUTE + 1];
     imp_hist first_token, output_token, inter_token, request;

@@ -2,7 +2,7 @@
  *
  * Place:   what src/http calls; hands a request to its handler.
  * Idea:    a path is a line of the table. A path that no line has is 404, a method that the line has not is 405. */
-#include "api/internal.h"
+#include "api/responses.h"
 
 #include <unistd.h>
 
@@ -22,7 +22,8 @@ typedef enum route_kind {
     R_HARDWARE,
     R_PLAN,
     R_RECEIPT,
-    R_EXPLAIN
+    R_EXPLAIN,
+    R_RESPONSE
 } route_kind;
 
 typedef struct route {
@@ -41,6 +42,8 @@ static const route g_route[] = {
     {"/v1/messages/count_tokens", R_COUNT, EP_COUNT},
     {"/api/chat", R_GENERATE, EP_OLLAMA_CHAT},
     {"/api/generate", R_GENERATE, EP_OLLAMA_GENERATE},
+    {"/v1/responses", R_GENERATE, EP_RESPONSES},
+    {"/v1/responses/", R_RESPONSE, 0}, /* and its id; DELETE, too */
     {"/v1/models", R_MODELS, 0},
     {"/v1/models/", R_MODEL, 0}, /* and what follows: the model's id, which may hold slashes */
     {"/health", R_HEALTH, 0},
@@ -60,7 +63,7 @@ _Static_assert(IMP_COUNT(g_route) <= IMP_N_ROUTE, "IMP_N_ROUTE counts the routes
 /* The path goes on with an id. */
 static bool has_id(route_kind k)
 {
-    return k == R_MODEL || k == R_RECEIPT || k == R_EXPLAIN;
+    return k == R_MODEL || k == R_RECEIPT || k == R_EXPLAIN || k == R_RESPONSE;
 }
 
 size_t imp_api_route_index(const char *path)
@@ -79,6 +82,7 @@ const char *imp_api_route_name(size_t i)
     if (i >= IMP_COUNT(g_route)) return NULL;
     switch (g_route[i].kind) {
     case R_MODEL: return "/v1/models/ID";
+    case R_RESPONSE: return "/v1/responses/ID";
     case R_RECEIPT: return "/api/receipts/ID";
     case R_EXPLAIN: return "/api/explain/ID";
     default: return g_route[i].path;
@@ -89,6 +93,7 @@ const char *imp_api_allow(const char *path)
 {
     size_t i = imp_api_route_index(path);
     if (i == IMP_N_ROUTE) return NULL;
+    if (g_route[i].kind == R_RESPONSE) return "GET, HEAD, DELETE, OPTIONS";
     return g_route[i].ep ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
 }
 
@@ -136,6 +141,7 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     }
     const route *r = &g_route[i];
     bool get = strcmp(rq->method, "GET") == 0 || strcmp(rq->method, "HEAD") == 0;
+    get = get || (r->kind == R_RESPONSE && strcmp(rq->method, "DELETE") == 0);
     if (r->ep ? strcmp(rq->method, "POST") != 0 : !get) {
         imp_api_header h = {"Allow", imp_api_allow(rq->path)};
         imp_api_error(s, dialect, 405, NULL, "method_not_allowed", &h, 1,
@@ -151,6 +157,7 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_GENERATE: return imp_api_generate(a, rq, r->ep, s);
     case R_VECTOR: return imp_api_embed(a, rq, r->ep, s);
     case R_COUNT: imp_api_count_tokens(a, rq, s); break;
+    case R_RESPONSE: imp_api_response_one(a, rq, rq->path + strlen(r->path), s); break;
     case R_MODELS: imp_api_models(a, s); break;
     case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;
     case R_HEALTH: text_answer(s, "{\"status\":\"ok\"}"); break;
@@ -186,7 +193,10 @@ imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *e
     *out = NULL;
     json_set_alloc_funcs(imp_api_json_alloc, imp_api_json_free);
     imp_api *a = imp_sys_calloc(1, sizeof *a);
-    if (!a) return imp_fail(err, IMP_NOMEM, "out of memory");
+    if (!a || imp_responses_new(&a->responses) != IMP_OK) {
+        imp_sys_free(a);
+        return imp_fail(err, IMP_NOMEM, "out of memory");
+    }
     a->config = *config;
     a->start_ns = imp_now_ns();
     a->id_seed = imp_hash(&a->start_ns, sizeof a->start_ns, (uint64_t)getpid());
@@ -197,7 +207,9 @@ imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *e
 
 void imp_api_unref(imp_api *a)
 {
-    if (a && atomic_fetch_sub(&a->refs, 1) == 1) imp_sys_free(a);
+    if (!a || atomic_fetch_sub(&a->refs, 1) != 1) return;
+    imp_responses_free(a->responses);
+    imp_sys_free(a);
 }
 
 void imp_api_set_draining(imp_api *a)

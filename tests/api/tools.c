@@ -273,7 +273,7 @@ static void every_family(void **state)
                 "tool_calls", "stop"},
                {"/api/chat",
                 "{\"model\":\"fake\"," OPENAI_TOOLS ",\"options\":{\"num_predict\":2000},\"messages\":[{"
-                                                    "\"role\":\"user\",\"content\":\"x\"}],\"stream\":%s}",
+                "\"role\":\"user\",\"content\":\"x\"}],\"stream\":%s}",
                 "stop", "stop"},
                {"/v1/messages", "{\"model\":\"fake\"," CLAUDE_TOOLS "," ASK ",\"stream\":%s}", "tool_use",
                 "end_turn"}};

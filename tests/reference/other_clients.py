@@ -40,7 +40,7 @@ def ollama_client(url):
     ok(len(c.embed("impetus-nano-embed", ["a", "b"]).embeddings) == 2, "ollama: embeddings")
     ok({m.model for m in c.list().models} == {MODEL, "impetus-nano-embed"}, "ollama: the list of models")
     s = c.show(MODEL)
-    ok(s.details.format == "gguf" and s.modelinfo["llama.context_length"] == 1024 and s.capabilities == ["completion"], "ollama: show")
+    ok(s.details.format == "gguf" and s.modelinfo["llama.context_length"] == 1024 and s.capabilities == ["completion", "tools"], "ollama: show")
     ok({m.model for m in c.ps().models} == {MODEL, "impetus-nano-embed"}, "ollama: ps")
     try:
         c.chat("none", ASK)
