@@ -83,7 +83,8 @@ typedef struct imp_engine_config {
     int embeddings_on_npu; /* 1: only there, -1: never, 0: as measured */
     int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
-    const char *db_path;       /* calibration, what was learned, explanations; NULL: nothing is kept */
+    int speculate; /* guess tokens ahead: 0: where that changes no answer, 1: also elsewhere, -1: never */
+    const char *db_path; /* calibration, what was learned, explanations; NULL: nothing is kept */
 } imp_engine_config;
 
 IMP_MUST_USE imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err);
@@ -346,6 +347,7 @@ typedef struct imp_stats {
     uint32_t kv_block_cached;                    /* held only because a later prompt may begin the same way */
     uint64_t n_cache_query_tok, n_cache_hit_tok; /* prompt tokens looked up, and found */
     uint64_t n_preempted;
+    uint64_t n_drafted_tok, n_accepted_tok; /* guessed tokens that were computed, and were right */
 } imp_stats;
 void imp_engine_get_stats(imp_engine *e, imp_stats *out);
 

@@ -74,6 +74,10 @@ static void write_engine(imp_buf *b, const imp_stats *s)
         "Prompt tokens found there and not computed again.");
     one(b, "impetus_preemptions_total", "counter", (double)s->n_preempted,
         "Times a running request had to make room.");
+    one(b, "impetus_drafted_tokens_total", "counter", (double)s->n_drafted_tok,
+        "Guessed tokens that were computed.");
+    one(b, "impetus_accepted_tokens_total", "counter", (double)s->n_accepted_tok,
+        "Guessed tokens that were right.");
 }
 
 static void write_http(imp_buf *b, const imp_api_http_stats *s)

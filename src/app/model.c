@@ -149,7 +149,8 @@ imp_status app_engine(app *a)
                            .watt_cap = opt_set(&a->opt, OPT_WATT_CAP) ? a->opt.v[OPT_WATT_CAP].f : 0,
                            .embeddings_on_npu = choice(a, OPT_NPU_EMBED),
                            .max_npu_model_mb = opt_u32(&a->opt, OPT_NPU_MAX_MB),
-                           .gpu_matrix_units = choice(a, OPT_MATRIX_UNITS)};
+                           .gpu_matrix_units = choice(a, OPT_MATRIX_UNITS),
+                           .speculate = choice(a, OPT_SPECULATE)};
     if (a->opt.cmd == CMD_SERVE || a->opt.cmd == CMD_RUN || a->opt.cmd == CMD_EMBED)
         c.db_path = app_db_path(a);
     /* A single answer needs one sequence's memory, not a server's. */

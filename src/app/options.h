@@ -108,6 +108,9 @@ typedef enum app_opt_type {
       "memory limit, such as 8G; default: what the machine has available")                                   \
     X(KV_TYPE, "kv-type", 0, TYPE_CHOICE, 0, 0, NULL, "f32|f16|q8_0|q4", CMDS_DEV,                           \
       "type of the KV cache; default f16; q4: 4-bit keys, 8-bit values")                                     \
+    X(SPECULATE, "speculate", 0, TYPE_CHOICE, 0, 0, NULL, "auto|on|off", C_(SERVE) | C_(RUN),                \
+      "guess tokens ahead from what the text repeats: where that changes no answer (auto, default), also "   \
+      "elsewhere, or never")                                                                                 \
     X(MAX_TOK, "max-tokens", 'n', TYPE_UINT, 1, 16777216, NULL, "N", CMDS_GEN,                               \
       "tokens to generate at most; default: until the model ends or the context is full")                    \
     X(TEMP, "temp", 0, TYPE_FLOAT, 0, 100, NULL, "T", CMDS_GEN,                                              \

@@ -95,6 +95,9 @@ typedef struct imp_device_ops {
     void (*ran_on)(const imp_exec *x, char *text, size_t cap);
     /* Tokens that a sequence of n is computed as, where shapes are fixed; NULL: n. */
     uint32_t (*padded)(const imp_device *d, uint32_t n);
+    /* In steps of up to this many rows a row's bits do not depend on what else is in the step, nor on how many rows its
+     * sequence has there; 0: no such promise. */
+    uint32_t same_rows;
     /* Tokens of the longest sequence it takes; NULL: any. */
     uint32_t (*max_ctx)(const imp_device *d);
 } imp_device_ops;

@@ -106,7 +106,7 @@ typedef struct imp_record {
     double watt[2];
     bool coming; /* counted in the model's n_coming; place_lock */
     imp_sched_handover handover;
-    uint32_t n_cached;
+    uint32_t n_cached, n_drafted, n_accepted;
     char fallback[160]; /* "": it ran as chosen */
     char ran_on[96];    /* what the device's framework says of where it works; "": one unit */
     bool stored;

@@ -128,7 +128,8 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
                           .n_batch = want->n_batch,
                           .n_queue = queue_of(u->engine),
                           .want_load = u->engine->n_unit > 1,
-                          .pace = u->engine->placer.pace};
+                          .pace = u->engine->placer.pace,
+                          .speculate = u->engine->config.speculate};
     imp_route_hooks(x, &c.hooks);
     return imp_sched_new(&c, &x->sched, err);
 }

@@ -297,7 +297,8 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s, doub
     imp_instance *x = user;
     imp_unit *u = x->unit;
     *joules = imp_power_step(&u->power, imp_now_ns(), s);
-    int phase = !embed && b->n_tok == b->n_seq;
+    /* sequences that generate, with or without guesses */
+    int phase = !embed && b->n_out == b->n_tok && b->n_tok <= b->n_seq * (1 + IMP_SPEC_MAX);
     u->since_learn_s += s;
     if (u->since_learn_s < LEARN_EVERY_S && u->bytes[phase] > 0) return u->bytes[phase];
     u->since_learn_s = 0;
@@ -460,6 +461,8 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     rec->queue_ms = i.queue_ms;
     rec->handover = i.handover;
     rec->n_cached = i.n_cached;
+    rec->n_drafted = i.n_drafted;
+    rec->n_accepted = i.n_accepted;
     rec->finish = finish;
     imp_exec *ran = i.kind == IMP_REQUEST_EMBED ? x->embed : x->generate;
     if (x->unit->device->ops->ran_on != NULL && i.phase[0].n_tok > 0 && rec->device[0] == x->unit->index)

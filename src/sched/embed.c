@@ -16,11 +16,12 @@ void imp_step_count(imp_sched *s, const step *t, uint64_t t0, bool embed)
     if (embed) {
         a->n_embedded_tok += t->n_tok;
     } else {
-        double share = (double)t->n_decode / (double)t->n_tok;
+        uint32_t n_decode = t->n_decode + t->n_draft;
+        double share = (double)n_decode / (double)t->n_tok;
         a->decode_s += sec * share;
         a->prefill_s += sec * (1 - share);
         a->n_generated_tok += t->n_generated;
-        a->n_prompt_tok += t->n_tok - t->n_decode;
+        a->n_prompt_tok += t->n_tok - n_decode;
     }
     imp_mutex_unlock(s->lock);
     imp_sched_publish(s);
@@ -61,7 +62,7 @@ void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch 
         job *j = s->seq_job[i];
         bool decode = !embed && (j->n_ids > j->n_prompt || j->read_ahead) && j->n_ids - j->n_past == 1;
         imp_sched_phase *p = &j->phase[decode ? 1 : 0];
-        p->n_tok += s->seq[i].n_tok;
+        p->n_tok += decode ? 1 : s->seq[i].n_tok; /* of guesses those count that prove right */
         if (joules >= 0) p->joules += joules * s->seq[i].n_tok / t->n_tok;
         if (i > 0 && s->seq_job[i - 1] == j) continue;
         p->s += sec;

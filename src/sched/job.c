@@ -187,6 +187,8 @@ void imp_sched_job_get(const job *j, imp_sched_job_info *out)
                                 .cap = (uint32_t)j->cap_ids,
                                 .phase = {j->phase[0], j->phase[1]},
                                 .n_cached = j->n_cached,
+                                .n_drafted = j->spec.n_drafted,
+                                .n_accepted = j->spec.n_accepted,
                                 .queue_ms = (double)(start - j->t_submit) * 1e-6,
                                 .handover = j->handover};
 }

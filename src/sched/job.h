@@ -7,6 +7,7 @@
 #include "sched/push.h"
 #include "sched/sampler.h"
 #include "sched/sched.h"
+#include "sched/spec.h"
 #include "sched/stop.h"
 #include "text/grammar.h"
 #include "text/tokenizer.h"
@@ -34,6 +35,7 @@ typedef struct job {
     bool resumed;       /* it ran before: first in line */
     bool passed;        /* in this round of admission others go first */
     imp_sampler sampler;
+    imp_spec spec;
     imp_matcher *matcher; /* where the answer is in its constraint, owned; NULL: none */
 
     /* text of a GENERATE */

@@ -38,6 +38,8 @@ uint64_t imp_sched_bytes(const imp_sched_config *c)
                  imp_prefix_bytes(g->n_kv_block);
     n += g->max_seq * ((uint64_t)g->max_ctx * sizeof *s->slot_ids +
                        blocks_of_context(g->max_ctx) * sizeof *s->slot_block + sizeof *s->free_slot);
+    n += g->max_seq * (IMP_SPEC_MAX * (sizeof *s->draft + sizeof *s->draft_chance) + sizeof *s->draft_n +
+                       sizeof *s->draft_take);
     uint64_t token = sizeof *s->scratch.logit + sizeof *s->scratch.cand + sizeof *s->scratch.count;
     return n + (c->net->generate != NULL ? c->net->cfg.n_vocab * token : 0);
 }
@@ -62,7 +64,13 @@ static imp_status alloc_batch(imp_sched *s)
     s->slot_block = imp_sys_calloc((size_t)g->max_seq * s->n_block_ctx, sizeof *s->slot_block);
     s->free_slot = imp_sys_calloc(g->max_seq, sizeof *s->free_slot);
     for (uint32_t i = 0; s->free_slot != NULL && i < g->max_seq; i++) s->free_slot[i] = g->max_seq - 1 - i;
-    bool ok = s->slot_ids != NULL && s->slot_block != NULL && s->free_slot != NULL && s->token != NULL &&
+    s->draft = imp_sys_calloc((size_t)g->max_seq * IMP_SPEC_MAX, sizeof *s->draft);
+    s->draft_chance = imp_sys_calloc((size_t)g->max_seq * IMP_SPEC_MAX, sizeof *s->draft_chance);
+    s->draft_n = imp_sys_calloc(g->max_seq, sizeof *s->draft_n);
+    s->draft_take = imp_sys_calloc(g->max_seq, sizeof *s->draft_take);
+    imp_spec_rates_init(&s->rates);
+    bool ok = s->draft != NULL && s->draft_chance != NULL && s->draft_n != NULL && s->draft_take != NULL &&
+              s->slot_ids != NULL && s->slot_block != NULL && s->free_slot != NULL && s->token != NULL &&
               s->pos != NULL && s->out_row != NULL && s->seq != NULL && s->seq_job != NULL &&
               s->seq_out != NULL && s->seq_input != NULL && s->vector != NULL && s->known != NULL;
     return ok ? IMP_OK : IMP_NOMEM;
@@ -124,6 +132,10 @@ void imp_sched_free(imp_sched *s)
     imp_sys_free(s->seq_job);
     imp_sys_free(s->seq_out);
     imp_sys_free(s->seq_input);
+    imp_sys_free(s->draft);
+    imp_sys_free(s->draft_chance);
+    imp_sys_free(s->draft_n);
+    imp_sys_free(s->draft_take);
     imp_sys_free(s->vector);
     imp_sys_free(s->known);
     imp_mutex_free(s->lock);
@@ -257,6 +269,8 @@ static void publish(imp_sched *s)
     s->stats.n_cache_query_tok = s->n_query_tok;
     s->stats.n_cache_hit_tok = s->n_hit_tok;
     s->stats.n_preempted = s->n_preempted;
+    s->stats.n_drafted_tok = s->n_drafted;
+    s->stats.n_accepted_tok = s->n_accepted;
 }
 
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err)
@@ -471,5 +485,7 @@ void imp_sched_add_stats(imp_sched *s, imp_stats *out)
     out->n_cache_query_tok += a->n_cache_query_tok;
     out->n_cache_hit_tok += a->n_cache_hit_tok;
     out->n_preempted += a->n_preempted;
+    out->n_drafted_tok += a->n_drafted_tok;
+    out->n_accepted_tok += a->n_accepted_tok;
     imp_mutex_unlock(s->lock);
 }

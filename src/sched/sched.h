@@ -15,6 +15,8 @@
 
 typedef struct imp_sched imp_sched;
 
+enum { IMP_SPEC_MAX = 15 }; /* tokens guessed for a sequence in a step (spec.h) */
+
 struct job; /* an accepted request; sched/job.h */
 
 /* What a phase of a request took so far. */
@@ -40,6 +42,7 @@ typedef struct imp_sched_job_info {
     imp_sched_phase phase[2];            /* prefill (or embedding), decode */
     uint32_t n_cached;
     double queue_ms;
+    uint32_t n_drafted, n_accepted; /* guessed tokens that were computed, and were right */
     imp_sched_handover handover;
 } imp_sched_job_info;
 void imp_sched_job_get(const struct job *j, imp_sched_job_info *out);
@@ -69,6 +72,7 @@ typedef struct imp_sched_config {
     uint32_t n_ctx, n_batch, n_queue;
     bool want_load; /* keep imp_sched_get_load up to date */
     double pace;    /* prompts may make a step that also generates this much longer; 0: no limit */
+    int speculate;  /* compute guesses (spec.h): 0: where they change no bit, 1: also elsewhere, -1: never */
     imp_sched_hooks hooks;
 } imp_sched_config;
 

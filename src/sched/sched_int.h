@@ -27,7 +27,7 @@ struct imp_sched {
     uint32_t *slot_block; /* [max_seq][n_block_ctx] their block tables */
     uint32_t *free_slot;  /* [n_free_slot] */
     uint32_t n_free_slot, n_block_ctx;
-    uint64_t step_no, n_query_tok, n_hit_tok, n_preempted;
+    uint64_t step_no, n_query_tok, n_hit_tok, n_preempted, n_drafted, n_accepted;
     imp_sampler_scratch scratch;
     float *vector;           /* [embed_dim] a finished embedding */
     uint64_t kv_block_bytes; /* of a block on its way to another device; 0: this one cannot */
@@ -40,6 +40,13 @@ struct imp_sched {
     job **seq_job;     /* whose sequence it is */
     uint32_t *seq_out; /* GENERATE, SCORE: its first output row; UINT32_MAX: none */
     size_t *seq_input; /* EMBED: which input */
+
+    /* guesses for the sequences of a step */
+    imp_spec_rates rates;
+    imp_spec_times times;
+    int32_t *draft;                 /* [max_seq][IMP_SPEC_MAX] */
+    float *draft_chance;            /* [max_seq][IMP_SPEC_MAX] that it and all before it are right */
+    uint32_t *draft_n, *draft_take; /* [max_seq] how many there are, and are computed */
 };
 
 /* The job is over: out of every list, blocks back, final event, freed. */
@@ -65,7 +72,8 @@ void imp_sched_publish(imp_sched *s); /* the scheduler thread's own counts, for 
 /* A step under construction. */
 typedef struct step {
     uint32_t n_tok, n_seq, n_out;
-    uint32_t n_decode; /* sequences that compute one token */
+    uint32_t n_decode; /* sequences that generate */
+    uint32_t n_draft;  /* guesses: then nothing but sequences that generate is in the step */
     uint32_t n_generated;
     double s; /* what it took by the device's clock */
 } step;
@@ -75,6 +83,11 @@ bool imp_step_embed(imp_sched *s, double budget_s, double *used_s);
 void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error *err);
 void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch *b, bool embed, uint64_t t0);
 void imp_step_count(imp_sched *s, const step *t, uint64_t t0, bool embed);
+
+/* ---- spec.c ---- */
+/* Add guesses to a step in which every sequence generates, when that is thought to pay. */
+void imp_spec_widen(imp_sched *s, step *t);
+void imp_spec_give_room(imp_sched *s, job *j); /* blocks that only wrong guesses needed */
 
 /* ---- constrain.c ---- */
 /* What may come next in a constrained answer: *mask NULL: anything. */

@@ -5,6 +5,8 @@
  *          generate, then running prompts, then new ones (admit.c).
  *          When some generate, the prompts' share is cut so that the step is thought to take `pace` times what it would
  *          without them; more when many prompts wait for few that generate, for then waiting costs more than pace.
+ *          A step without prompts may compute guesses of what comes next (spec.c): their keys and values stand behind
+ *          n_past, and count once the guesses have proved right.
  * Always:  every sequence of a step has the blocks for the positions it writes. */
 #include "sched/sched_int.h"
 
@@ -185,13 +187,14 @@ static bool is_end(const imp_net_config *cfg, const job *j, int32_t id)
     return false;
 }
 
-static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
+/* One more token of j, chosen from these logits. false: j is not here any more. */
+static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
 {
     imp_error err;
     const uint32_t *mask;
     if (imp_constrain_mask(s, j, &mask, &err) != IMP_OK) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
-        return;
+        return false;
     }
     int32_t id = imp_sampler_next(&j->sampler, &s->scratch, logits, j->ids, j->n_ids, j->n_prompt, mask);
     if (id < 0) {
@@ -199,7 +202,7 @@ static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
                        j->r.sampling.n_bias > 0 ? "logit_bias leaves no token to choose"
                                                 : "the model's outputs are no numbers");
         imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
-        return;
+        return false;
     }
     t->n_generated++;
     if (j->t_first == 0) j->t_first = imp_now_ns();
@@ -209,15 +212,41 @@ static void take_logits(imp_sched *s, step *t, job *j, const float *logits)
     stopped = stopped || (!end && imp_constrain_follow(s, j, id));
     if (end || stopped) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_STOP, NULL);
-    } else if (j->n_ids == j->cap_ids) {
+        return false;
+    }
+    if (j->n_ids == j->cap_ids) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_LENGTH, NULL);
-    } else if (j->split) {
+        return false;
+    }
+    if (j->split) {
         j->split = false;
-        if (s->c.hooks.on_prefilled != NULL && s->c.hooks.on_prefilled(s->c.hooks.user, j)) return;
+        if (s->c.hooks.on_prefilled != NULL && s->c.hooks.on_prefilled(s->c.hooks.user, j)) return false;
         atomic_store(&j->push->closed, true); /* it stays here */
         imp_push_unref(j->push);
         j->push = NULL;
     }
+    return true;
+}
+
+/* The step computed guesses behind j's last token: choose a token from the first row, then from each further one as long
+ * as what was chosen (or had to follow) is what had been guessed. logits: of all q->n_tok rows. */
+static void check_guesses(imp_sched *s, step *t, job *j, const imp_batch_seq *q, const float *logits)
+{
+    const int32_t *token = s->token + q->first_tok;
+    uint32_t past = j->n_past, row = 0;
+    for (bool same = true; same;) {
+        j->n_past = past + row + 1;
+        if (!take_logits(s, t, j, logits + (size_t)row * s->c.net->cfg.n_vocab)) return;
+        uint32_t last = (uint32_t)j->n_ids - 1 - past, from = row;
+        while (row < last && row + 1 < q->n_tok && token[row + 1] == j->ids[past + row + 1]) row++;
+        same = row == last;
+        j->n_past = past + row + 1;
+        j->phase[1].n_tok += same; /* one more token will be chosen */
+        j->spec.n_accepted += row - from;
+        s->n_accepted += row - from;
+    }
+    imp_spec_give_room(s, j);
+    imp_sched_index(s, j, false);
 }
 
 /* What a device that only reads prompts leaves behind goes to the one that generates. */
@@ -241,6 +270,10 @@ static void hand_out(imp_sched *s, step *t, const float *out)
     for (uint32_t i = 0; i < t->n_seq; i++) {
         job *j = s->seq_job[i];
         uint32_t first = j->n_past, n = s->seq[i].n_tok;
+        if (t->n_draft > 0 && n > 1) {
+            check_guesses(s, t, j, &s->seq[i], out + (size_t)s->seq_out[i] * n_vocab);
+            continue;
+        }
         j->n_past += n;
         imp_sched_index(s, j, false);
         if (j->split) export_cache(s, j);
@@ -271,6 +304,7 @@ bool imp_step_generate(imp_sched *s, double *decode_s)
     bool room = choose_decode(s, &t);
     choose_prompts(s, &t, room);
     if (t.n_seq == 0) return false;
+    imp_spec_widen(s, &t);
     imp_batch b = {.n_tok = t.n_tok,
                    .n_seq = t.n_seq,
                    .n_out = t.n_out,
@@ -285,6 +319,7 @@ bool imp_step_generate(imp_sched *s, double *decode_s)
         imp_step_fail(s, &t, &s->running, &err);
     } else {
         imp_step_account(s, &t, s->c.generate, &b, false, t0);
+        if (t.n_tok == t.n_decode + t.n_draft) imp_spec_learn(&s->times, t.n_tok, t.s);
         hand_out(s, &t, out);
     }
     if (t.n_decode > 0) *decode_s = t.s;

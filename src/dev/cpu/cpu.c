@@ -220,6 +220,7 @@ static const imp_device_ops CPU_OPS = {
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
     .value = cpu_value,
+    .same_rows = UINT32_MAX,
 };
 
 imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err)

@@ -238,6 +238,7 @@ static const imp_device_ops REF_OPS = {
     .kv_export = ref_kv_export,
     .kv_import = ref_kv_import,
     .value = ref_value,
+    .same_rows = UINT32_MAX,
 };
 
 imp_status imp_dev_ref_open(imp_device **out, imp_error *err)
