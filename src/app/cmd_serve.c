@@ -2,7 +2,7 @@
  *
  * Idea:    load everything first, then listen: a client that can connect can be served. The first SIGINT or SIGTERM
  *          stops listening and lets running answers finish (--drain seconds); a second one ends the program at once.
- *          SIGHUP reads the API keys again and opens the access log anew.
+ *          SIGHUP reads API keys and certificate again and opens the access log anew.
  * Threads: the main thread sleeps; http and engine bring their own. */
 #include <signal.h>
 #include <stdlib.h>
@@ -106,7 +106,8 @@ static void address(const server *s, char *out, size_t cap)
     const char *host = s->conf.host;
     bool v6 = strchr(host, ':') != NULL;
     if (!strcmp(host, "0.0.0.0") || !strcmp(host, "::")) host = "127.0.0.1", v6 = false;
-    snprintf(out, cap, "http://%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", imp_http_port(s->http));
+    snprintf(out, cap, "%s://%s%s%s:%u", s->conf.tls_cert ? "https" : "http", v6 ? "[" : "", host,
+             v6 ? "]" : "", imp_http_port(s->http));
 }
 
 static void say_listening(server *s)
@@ -135,7 +136,6 @@ static void say_listening(server *s)
                 "'{\"model\":\"%s\",\"prompt\":\"Once upon a time\",\"max_tokens\":60}'\n",
                 url, key, i->id);
     imp_model_release(m[0]);
-    fflush(s->say);
 }
 
 static app_result say_json(server *s)
@@ -168,12 +168,15 @@ static imp_status configure(server *s)
     s->conf = (imp_http_config){.host = opt_str(o, OPT_HOST),
                                 .port = (uint16_t)o->v[OPT_PORT].u,
                                 .key_file = opt_str(o, OPT_KEY_FILE),
+                                .tls_cert = opt_str(o, OPT_TLS_CERT),
+                                .tls_key = opt_str(o, OPT_TLS_KEY),
                                 .access_log = opt_str(o, OPT_ACCESS_LOG),
                                 .origins = o->v[OPT_ORIGINS].strs,
                                 .n_origin = o->v[OPT_ORIGINS].n,
                                 .hosts = o->v[OPT_ALLOW_HOSTS].strs,
                                 .n_host = o->v[OPT_ALLOW_HOSTS].n,
                                 .max_body_bytes = o->v[OPT_MAX_BODY].u,
+                                .max_connections = (uint32_t)o->v[OPT_MAX_CONN].u,
                                 .hardware = hardware_text,
                                 .user = s};
     return imp_http_check(&s->conf, &s->a->err);
@@ -210,11 +213,13 @@ app_result cmd_serve(app *a)
     say_devices(&s);
     fflush(s.say);
     if (app_engine(a) != IMP_OK || load_models(&s) != IMP_OK) return APP_FAILED;
+    imp_sys_raise_max_files();
     app_signals_catch(true);
     app_signals_catch_hangup();
     if (imp_http_start(a->engine, &s.conf, &s.http, &a->err) != IMP_OK) return APP_FAILED;
     say_listening(&s);
-    if (json && say_json(&s) != APP_OK) {
+    /* a report that cannot be written: nobody would know the address */
+    if (json ? say_json(&s) != APP_OK : app_out_flush(&a->err) != IMP_OK) {
         imp_http_stop(s.http, 0);
         return APP_FAILED;
     }

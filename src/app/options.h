@@ -61,6 +61,9 @@ typedef enum app_opt_type {
       "port to listen on; 0 takes any free one")                                                             \
     X(KEY_FILE, "api-key-file", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                  \
       "file with the keys that clients must send, one a line: KEY [NAME] [priority=N] [cache=GROUP]")        \
+    X(TLS_CERT, "tls-cert", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                      \
+      "certificate (PEM) to serve HTTPS with; read again when it changes")                                   \
+    X(TLS_KEY, "tls-key", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE), "its private key (PEM, no password)")  \
     X(ACCESS_LOG, "access-log", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                  \
       "append a line of JSON for each request to FILE, without its texts; '-': stderr")                      \
     X(ORIGINS, "origin", 0, TYPE_STRS, 0, 0, NULL, "URL", C_(SERVE),                                         \
@@ -70,6 +73,8 @@ typedef enum app_opt_type {
     X(DRAIN, "drain", 0, TYPE_UINT, 0, 86400, "30", "S", C_(SERVE),                                          \
       "seconds that running answers get at the end")                                                         \
     X(MAX_BODY, "max-body", 0, TYPE_BYTES, 1024, 1e12, "32M", "SIZE", C_(SERVE), "largest request")          \
+    X(MAX_CONN, "max-connections", 0, TYPE_UINT, 16, 1e6, "16384", "N", C_(SERVE),                           \
+      "clients at once; fewer when the system allows fewer open files")                                      \
     X(QUEUE, "queue", 0, TYPE_UINT, 1, 1e6, "1024", "N", C_(SERVE), "requests that may wait before 429")     \
     X(DEVICE, "device", 0, TYPE_STR, 0, 0, NULL, "D,...", CMDS_DEV | C_(CALIBRATE) | C_(QUANTIZE),           \
       "where to compute: cpu, cuda (an NVIDIA GPU), coreml, ref (the slow reference), sim:PROFILE; "         \

@@ -273,6 +273,21 @@ uint32_t imp_sys_max_files(void)
     return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
 }
 
+void imp_sys_raise_max_files(void)
+{
+#ifdef __APPLE__
+    enum { MOST = 10240 }; /* setrlimit refuses more, whatever the hard limit says */
+#else
+    enum { MOST = 65536 };
+#endif
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
+    rlim_t want = IMP_MIN(r.rlim_max, (rlim_t)MOST);
+    if (want <= r.rlim_cur) return;
+    r.rlim_cur = want;
+    (void)setrlimit(RLIMIT_NOFILE, &r);
+}
+
 bool imp_sys_program_path(char *out, size_t cap)
 {
     char link[4096];

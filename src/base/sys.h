@@ -86,7 +86,8 @@ void imp_sys_set_root(const char *root);
 
 /* The folder of the running program, without links; false: not known. */
 bool imp_sys_program_dir(char *out, size_t cap);
-uint32_t imp_sys_max_files(void); /* files and sockets this process may have open at once */
+uint32_t imp_sys_max_files(void);   /* files and sockets this process may have open at once */
+void imp_sys_raise_max_files(void); /* to what the system lets it have, 65536 at most */
 /* Bind the calling thread to the given physical core (0 = the first of this process's); a wish, nothing fails. */
 void imp_sys_pin_thread(uint32_t core);
 

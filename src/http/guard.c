@@ -94,13 +94,13 @@ void http_guard_deinit(imp_http *h)
 
 /* ---- Host -------------------------------------------------------------------------------------------- */
 
-/* "name" or "name:port", name bracketed when it is IPv6; the port must be ours (80 when not written). */
-static bool split_host(const char *value, uint16_t port, size_t *n_name)
+/* "name" or "name:port", name bracketed when it is IPv6; the port must be ours (not written: the usual one). */
+static bool split_host(const char *value, uint16_t port, uint32_t usual, size_t *n_name)
 {
     const char *end = value[0] == '[' ? strchr(value, ']') : NULL;
     if (value[0] == '[' && !end) return false;
     size_t n = end ? (size_t)(end + 1 - value) : strcspn(value, ":");
-    uint32_t p = 80;
+    uint32_t p = usual;
     if (value[n] != '\0') {
         const char *d = value + n + 1;
         size_t k = strlen(d);
@@ -145,7 +145,7 @@ static bool is_local_address(const char *value, size_t n, int fd)
 static bool host_ok(const imp_http *h, const char *value, int fd)
 {
     size_t n;
-    if (!value || !split_host(value, h->port, &n)) return false;
+    if (!value || !split_host(value, h->port, h->tls ? 443 : 80, &n)) return false;
     for (size_t i = 0; i < h->n_host; i++)
         if (name_is(value, n, h->host[i])) return true;
     return h->wildcard && is_local_address(value, n, fd);
@@ -187,7 +187,9 @@ static bool check_origin(http_stream *s, const char *origin, const char *host)
 {
     imp_http *h = s->h;
     if (!origin) return true;
-    if (strncasecmp(origin, "http://", 7) == 0 && strcasecmp(origin + 7, host) == 0) return true;
+    const char *scheme = h->tls ? "https://" : "http://";
+    size_t n = strlen(scheme);
+    if (strncasecmp(origin, scheme, n) == 0 && strcasecmp(origin + n, host) == 0) return true;
     for (size_t i = 0; i < h->n_origin; i++) {
         if (strcasecmp(origin, h->origin[i]) != 0) continue;
         s->cors_origin = h->origin[i];
@@ -208,6 +210,12 @@ static void check_sizes(http_stream *s, struct MHD_Connection *conn, const heade
     }
     if (n->n_length > 1 || (n->n_length && n->n_encoding)) {
         http_refuse(v, 400, "bad_header", "the length of the body is given twice");
+        return;
+    }
+    const char *te = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Transfer-Encoding");
+    if (n->n_encoding > 1 || (te && strcasecmp(te, "chunked") != 0)) {
+        http_refuse(v, 501, "unsupported_encoding",
+                    "the only transfer encoding that this server takes is chunked");
         return;
     }
     const char *ce = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Encoding");

@@ -71,7 +71,7 @@ static void answer_api(void *arg)
 static void dispatch(http_stream *s)
 {
     s->dispatched = true;
-    http_conn_set_busy(s->h, s->link, true);
+    http_conn_stage(s->h, s->link, HTTP_ANSWERING);
     if (s->body.failed && !s->verdict.status)
         http_refuse(&s->verdict, 503, "out_of_memory", "the server is out of memory: try again later");
     if (s->verdict.status) {
@@ -120,13 +120,15 @@ static enum MHD_Result start(imp_http *h, struct MHD_Connection *conn, const cha
     if (!s) return MHD_NO;
     *state = s;
     (void)MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT, h->idle_s);
+    http_conn_stage(h, s->link, HTTP_RECEIVING);
     http_guard_check(s, conn);
     if (!s->verdict.status) return MHD_YES;
-    /* A client that waits for "100 Continue", or announced far too much, is answered without its body. */
+    /* A client that waits for "100 Continue", announced far too much, or sends a body whose end nobody can tell, is
+     * answered without it. */
     const char *expect = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Expect");
     const char *length = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, "Content-Length");
     bool huge = length && strlen(length) > 8; /* 100 MB and more */
-    if (!expect && !huge && s->verdict.status != 431) return MHD_YES;
+    if (!expect && !huge && s->verdict.status != 431 && s->verdict.status != 501) return MHD_YES;
     dispatch(s);
     return http_stream_reply(s);
 }
@@ -146,6 +148,30 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, const ch
     return http_stream_reply(s);
 }
 
+static unsigned hex(char c)
+{
+    if (c >= '0' && c <= '9') return (unsigned)(c - '0');
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 : 16; /* 16: none */
+}
+
+size_t http_unescape(void *cls, struct MHD_Connection *conn, char *s)
+{
+    (void)cls, (void)conn;
+    char *out = s;
+    for (const char *p = s; *p; p++) {
+        unsigned hi = *p == '%' ? hex(p[1]) : 16, lo = hi < 16 ? hex(p[2]) : 16;
+        *out = *p;
+        if (lo < 16 && hi + lo != 0) {
+            *out = (char)(unsigned char)(hi << 4 | lo);
+            p += 2;
+        }
+        out++;
+    }
+    *out = '\0';
+    return (size_t)(out - s);
+}
+
 void http_on_completed(void *cls, struct MHD_Connection *conn, void **state,
                        enum MHD_RequestTerminationCode code)
 {
@@ -155,7 +181,7 @@ void http_on_completed(void *cls, struct MHD_Connection *conn, void **state,
     http_stream *s = *state;
     *state = NULL;
     if (!s) return;
-    http_conn_set_busy(s->h, s->link, false);
+    http_conn_stage(s->h, s->link, HTTP_IDLE);
     http_stream_finished(s);
 }
 
@@ -168,6 +194,7 @@ void http_on_connection(void *cls, struct MHD_Connection *conn, void **state,
                                         IMP_MIN(h->idle_s, IMP_HTTP_FIRST_S));
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (h->tls) http_tls_connected(h->tls, conn);
         atomic_fetch_add(&h->n_connection, 1);
         atomic_fetch_add(&h->n_open, 1);
         *state = http_conn_add(h, info ? info->connect_fd : -1);

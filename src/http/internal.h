@@ -11,16 +11,20 @@
 #include "base/thread.h"
 #include "http/http.h"
 #include "http/keys.h"
+#include "http/tls.h"
 
 enum {
     IMP_HTTP_MAX_HEADER = 16 << 10,
-    IMP_HTTP_POOL = 64 << 10, /* memory of a connection in libmicrohttpd: header, read and write buffer */
+    IMP_HTTP_POOL = 24 << 10, /* memory of a connection in libmicrohttpd: header, read and write buffer */
     IMP_HTTP_INLINE_BODY =
-        16 << 10,            /* a larger body is parsed by the worker, so that streams go on meanwhile */
-    IMP_HTTP_FIRST_S = 10,   /* a connection that has sent no whole header is closed after this silence */
-    IMP_HTTP_IDLE_MS = 250,  /* the same for connections without a request */
-    IMP_HTTP_LOOK_MS = 1000, /* how often the files that may be replaced are looked at */
-    IMP_HTTP_WATCH_MS = 10,  /* how soon a silent client's end is seen */
+        16 << 10,             /* a larger body is parsed by the worker, so that streams go on meanwhile */
+    IMP_HTTP_FIRST_S = 9,     /* a connection must have sent its first whole header by then */
+    IMP_HTTP_RECEIVE_S = 300, /* a request must have come whole this long after its header */
+    IMP_HTTP_PRESSED_S = 1,   /* as FIRST_S when three quarters of all connections are taken */
+    IMP_HTTP_SLICE = 256,     /* connections and streams that are looked at in one go */
+    IMP_HTTP_IDLE_MS = 250,   /* the same for connections without a request */
+    IMP_HTTP_LOOK_MS = 1000,  /* how often the files that may be replaced are looked at */
+    IMP_HTTP_WATCH_MS = 10,   /* how soon a silent client's end is seen */
     IMP_HTTP_MAX_DISCARD =
         64 << 20, /* read and thrown away so that a refusal arrives; then the connection is cut */
     IMP_HTTP_MAX_REPLY_HEADER = 6
@@ -44,6 +48,7 @@ struct imp_http {
     uint16_t port;
     /* configuration, copied */
     http_keys *keys;
+    http_tls *tls;       /* NULL: plain HTTP */
     http_access *access; /* NULL: no access log */
     char **origin;       /* [n_origin] */
     size_t n_origin;
@@ -55,11 +60,12 @@ struct imp_http {
     char *(*hardware)(void *user);
     void *user;
     /* requests in flight */
-    imp_mutex *mu;  /* guards the list, the queue and stop */
-    imp_cond *cond; /* any of them changed */
-    http_stream *active;
+    imp_mutex *mu;                   /* guards the list, the queue and stop */
+    imp_cond *cond;                  /* any of them changed */
+    http_stream *active, *at_stream; /* at_stream: where the watcher goes on; NULL: from the first */
     size_t n_active;
-    struct http_conn *conn;
+    struct http_conn *conn, *at_conn; /* the same */
+    unsigned max_conn;
     http_job *first_job, **last_job;
     bool stop; /* watcher and worker end */
     imp_thread *watcher, *worker;
@@ -72,11 +78,16 @@ struct imp_http {
 };
 
 /* One connection, for the watcher: libmicrohttpd misses the end of a client whose last bytes came with it (it takes
- * epoll's edge for the bytes alone), and would keep the connection until it times out. */
+ * epoll's edge for the bytes alone), and would keep the connection until it times out; and its timeouts begin anew with
+ * every byte. */
 typedef struct http_conn {
-    struct http_conn *next, *prev; /* in h->conn; under h->mu */
+    struct http_conn *next, *prev; /* in h->conn; under h->mu, as all below */
     int fd;
-    bool busy; /* a request is being answered; under h->mu */
+    bool busy;         /* a request is being answered */
+    bool known;        /* a whole header came once */
+    uint64_t begin_ns; /* when it connected */
+    uint64_t
+        deadline_ns; /* cut when what it sends is not complete by then, however busily it sends; 0: no limit */
 } http_conn;
 
 /* Why a request is refused before the API sees it. status 0: it is not. */
@@ -159,12 +170,17 @@ void http_on_completed(void *cls, struct MHD_Connection *conn, void **state,
 void http_on_connection(void *cls, struct MHD_Connection *conn, void **state,
                         enum MHD_ConnectionNotificationCode code);
 
+/* Percent codes in place, but for %00, which would end the path early: it stays as it is. */
+size_t http_unescape(void *cls, struct MHD_Connection *conn, char *s);
+
 /* server.c */
 bool http_run_later(imp_http *h, void (*fn)(void *arg), void *arg);
 void http_unref(imp_http *h);
 http_conn *http_conn_add(imp_http *h, int fd); /* NULL: out of memory; the others take that */
 void http_conn_remove(imp_http *h, http_conn *c);
-void http_conn_set_busy(imp_http *h, http_conn *c, bool busy);
+/* What it does next: send a body, wait for its answer, or (perhaps) another request. */
+typedef enum http_stage { HTTP_RECEIVING, HTTP_ANSWERING, HTTP_IDLE } http_stage;
+void http_conn_stage(imp_http *h, http_conn *c, http_stage stage);
 
 /* page.c: the status page, embedded at build. */
 const char *http_page(size_t *n);

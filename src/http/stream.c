@@ -107,6 +107,7 @@ void http_stream_finished(http_stream *s)
     else
         h->active = s->next;
     if (s->next) s->next->prev = s->prev;
+    if (h->at_stream == s) h->at_stream = s->next;
     h->n_active--;
     imp_cond_broadcast(h->cond);
     imp_mutex_unlock(h->mu);
@@ -257,7 +258,7 @@ static struct MHD_Response *make_response(http_stream *s)
     struct MHD_Response *r;
     if (s->streaming) {
         atomic_fetch_add(&s->refs, 1);
-        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_out, s, reader_gone);
+        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, read_out, s, reader_gone);
         if (!r) http_stream_unref(s);
         return r;
     }

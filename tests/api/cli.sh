@@ -223,13 +223,15 @@ if [ -c /dev/full ]; then
         [ "$rc" -eq 1 ] && grep -q 'cannot write the output' "$T/err" && [ "$(wc -l <"$T/err")" -eq 1 ] || bad="$bad [$c: $rc]"
     done
     yes "a full disk is an error ($bad)" test -z "$bad"
-    "$I" serve -m "$M" --port 0 --json >/dev/full 2>"$T/err" & SERVER=$!
-    i=0
-    while kill -0 "$SERVER" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
-    kill "$SERVER" 2>/dev/null
-    wait "$SERVER"; rc=$?
-    SERVER=
-    yes "serve ends when nobody can learn its address" test $i -lt 100 -a "$rc" -eq 1
+    for c in --json --json=no; do
+        "$I" serve -m "$M" --port 0 $c >/dev/full 2>"$T/err" & SERVER=$!
+        i=0
+        while kill -0 "$SERVER" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+        kill "$SERVER" 2>/dev/null
+        wait "$SERVER"; rc=$?
+        SERVER=
+        yes "serve $c ends when nobody can learn its address" test $i -lt 100 -a "$rc" -eq 1
+    done
 else
     skip "a full disk is an error" "no /dev/full here"
     skip "serve ends when nobody can learn its address" "no /dev/full here"

@@ -418,12 +418,136 @@ static void metrics_of_routers(void **state)
     imp_http_stop(h, 0);
 }
 
+/* ---- limits and the end ------------------------------------------------------------------------------------ */
+
+static void odd_requests(void **state)
+{
+    (void)state;
+    imp_http *h;
+    imp_error err;
+    imp_http_config c = {0};
+    assert_int_equal(imp_http_start(g_engine, &c, &h, &err), IMP_OK);
+    uint16_t p = imp_http_port(h);
+    static const struct {
+        const char *path;
+        int status;
+    } t[] = {{"/health", 200},
+             {"/%68ealth", 200},
+             {"/health%00x", 404},
+             {"/health%00", 404},
+             {"/%00", 404},
+             {"/health%0", 404},
+             {"/health%", 404},
+             {"/health%zz", 404},
+             {"/health?x=%00", 200},
+             {"/v1/models/fake", 200},
+             {"/v1/models/f%61ke", 200},
+             {"/v1/models/fake%00/../emb", 404}};
+    for (size_t i = 0; i < IMP_COUNT(t); i++) {
+        answer a = get(p, t[i].path);
+        if (a.status != t[i].status) print_error("%s: %d\n", t[i].path, a.status);
+        assert_int_equal(a.status, t[i].status);
+        free(a.body);
+    }
+    static const char *const coding[] = {"gzip",     "gzip, chunked",    "chunked, gzip",
+                                         "identity", "chunked, chunked", ""};
+    for (size_t i = 0; i < IMP_COUNT(coding); i++) {
+        char header[100];
+        snprintf(header, sizeof header, "Transfer-Encoding: %s\r\n", coding[i]);
+        double t0 = now_s();
+        answer a = ask(p, "POST", COMP, NULL, header, NULL);
+        assert_true(now_s() - t0 < 5);
+        if (a.status < 400) print_error("%s: %d\n", coding[i], a.status);
+        assert_true(a.status == 501 || a.status == 400);
+        free(a.body);
+    }
+    imp_http_stop(h, 0);
+}
+
+/* Who sends a byte now and then and never comes to an end is cut when the time for a header is over; others are served. */
+static void dribbled_headers_are_cut(void **state)
+{
+    (void)state;
+    enum { N = 40 };
+    imp_http *h;
+    imp_error err;
+    imp_http_config c = {.idle_s = 1};
+    assert_int_equal(imp_http_start(g_engine, &c, &h, &err), IMP_OK);
+    uint16_t p = imp_http_port(h);
+    client slow[N];
+    for (int i = 0; i < N; i++) {
+        slow[i] = client_open(p);
+        client_send(&slow[i], "GET /health HT", 14);
+    }
+    double t0 = now_s();
+    int left = N;
+    while (left > 0 && now_s() - t0 < 8) {
+        answer a = get(p, "/health");
+        assert_int_equal(a.status, 200);
+        free(a.body);
+        for (int i = 0; i < N; i++) {
+            char byte;
+            if (slow[i].fd < 0) continue;
+            ssize_t n = recv(slow[i].fd, &byte, 1, MSG_DONTWAIT);
+            if (n == 0 || (n < 0 && errno != EAGAIN) || !client_send(&slow[i], "T", 1))
+                client_close(&slow[i]), left--;
+        }
+        usleep(100000);
+    }
+    assert_int_equal(left, 0);
+    assert_true(now_s() - t0 > 0.8);
+    imp_http_stop(h, 0);
+}
+
+static void *stop_slowly(void *arg)
+{
+    imp_http_stop(arg, 3000);
+    return NULL;
+}
+
+/* While the last streams run to their end, newcomers are told to come back elsewhere. */
+static void newcomers_while_draining(void **state)
+{
+    (void)state;
+    imp_http *h;
+    imp_error err;
+    imp_http_config c = {0};
+    assert_int_equal(imp_http_start(g_engine, &c, &h, &err), IMP_OK);
+    uint16_t p = imp_http_port(h);
+    g_fake.step_us = 20000;
+    client last = client_open(p);
+    const char *body = "{\"prompt\":\"x\",\"max_tokens\":60,\"stream\":true}";
+    assert_true(client_post(&last, p, COMP, body, strlen(body)));
+    while (g_fake.n_running < 1) usleep(500);
+    pthread_t t;
+    pthread_create(&t, NULL, stop_slowly, h);
+    usleep(200000);
+    answer a = post(p, COMP, BODY);
+    assert_int_equal(a.status, 503);
+    assert_non_null(answer_header(&a, "Retry-After"));
+    assert_string_equal(answer_header(&a, "Connection"), "close");
+    free(a.body);
+    a = get(p, "/ready");
+    assert_int_equal(a.status, 503);
+    free(a.body);
+    a = get(p, "/health");
+    assert_int_equal(a.status, 200);
+    free(a.body);
+    a = client_read(&last, false);
+    assert_true(a.whole && strstr(a.body, "[DONE]") && strstr(a.body, "\"length\""));
+    free(a.body);
+    client_close(&last);
+    pthread_join(t, NULL);
+    g_fake.step_us = 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(broken_key_files),          cmocka_unit_test(keys_are_clients),
         cmocka_unit_test(keys_change_while_it_runs), cmocka_unit_test(access_log),
-        cmocka_unit_test(metrics_of_routers),
+        cmocka_unit_test(metrics_of_routers),        cmocka_unit_test(odd_requests),
+        cmocka_unit_test(dribbled_headers_are_cut),  cmocka_unit_test(newcomers_while_draining),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
