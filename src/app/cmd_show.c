@@ -3,7 +3,7 @@
 #include "fmt/gguf.h"
 #include "model/net.h"
 #include "text/chat.h"
-#include "text/jinja.h"
+#include "text/toolcall.h"
 
 /* ---- show --------------------------------------------------------------------------------------------- */
 
@@ -19,23 +19,48 @@ static const char *chat_family(const imp_net *net)
     return name ? name : "jinja";
 }
 
+static const char *special(const imp_net *net, int32_t id)
+{
+    size_t n;
+    return id >= 0 ? imp_tokenizer_piece(net->tok, id, &n) : NULL;
+}
+
+/* How the model writes calls of tools, as a server would find out; NULL: it has no template that is understood. */
+static imp_toolfmt *tool_format(const imp_net *net)
+{
+    imp_jinja *t;
+    imp_toolfmt *f = NULL;
+    const char *src = net->chat_template;
+    if (!net->cfg.can_generate || !net->tok || !src) return NULL;
+    if (imp_jinja_compile(src, strlen(src), &t, NULL) != IMP_OK) return NULL;
+    if (imp_toolfmt_probe(t, src, special(net, imp_tokenizer_bos(net->tok)),
+                          special(net, imp_tokenizer_eos(net->tok)), &f) != IMP_OK)
+        f = NULL;
+    imp_jinja_free(t);
+    return f;
+}
+
 static json_t *show_json(const imp_net *net, const char *path)
 {
     const imp_net_config *c = &net->cfg;
     static const char *const pools[] = {"mean", "cls", "last"};
     const char *chat = chat_family(net);
+    imp_toolfmt *f = tool_format(net);
+    const char *tools = imp_toolfmt_name(f);
     json_t *doc = json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model",
                             path, "name", app_json_text(c->name, strlen(c->name)), "arch", c->arch, "type",
                             c->type, "parameters", (json_int_t)c->n_param, "bytes", (json_int_t)c->file_bytes,
                             "layers", (int)c->n_layer, "embd", (int)c->n_embd, "heads", (int)c->n_head,
                             "kv_heads", (int)c->n_kv_head, "head_dim", (int)c->head_dim, "ff", (int)c->n_ff,
                             "vocab", (int)c->n_vocab, "ctx_train", (int)c->n_ctx_train);
-    json_t *more =
-        json_pack("{s:b, s:b, s:o, s:o, s:o, s:o, s:b}", "can_generate", c->can_generate, "can_embed",
-                  c->can_embed, "embed_dim", c->can_embed ? json_integer(c->embed_dim) : json_null(),
-                  "pooling", c->can_embed ? json_string(pools[c->pool]) : json_null(), "tokenizer",
-                  net->tok ? json_string(imp_tokenizer_describe(net->tok)) : json_null(), "chat",
-                  chat ? json_string(chat) : json_null(), "chat_template", net->chat_template != NULL);
+    json_t *more = json_pack(
+        "{s:b, s:b, s:o, s:o, s:o, s:o, s:b, s:o, s:b}", "can_generate", c->can_generate, "can_embed",
+        c->can_embed, "embed_dim", c->can_embed ? json_integer(c->embed_dim) : json_null(), "pooling",
+        c->can_embed ? json_string(pools[c->pool]) : json_null(), "tokenizer",
+        net->tok ? json_string(imp_tokenizer_describe(net->tok)) : json_null(), "chat",
+        chat ? json_string(chat) : json_null(), "chat_template", net->chat_template != NULL, "tools",
+        tools ? json_string(tools) : json_null(), "thinks", imp_toolfmt_thinks(f));
+    imp_toolfmt_free(f);
     if (!doc || !more || json_object_update(doc, more)) {
         json_decref(doc);
         doc = NULL;
@@ -70,6 +95,12 @@ static void show_human(const imp_net *net, const char *path)
     const char *chat = chat_family(net);
     printf("%-14s%s%s\n", "chat", chat ? chat : "refused: its template is not understood",
            net->chat_template ? " (the file has a template)" : "");
+    imp_toolfmt *f = tool_format(net);
+    const char *tools = imp_toolfmt_name(f);
+    if (f)
+        printf("%-14s%s%s%s\n", "tools", tools ? tools : "refused: ", tools ? "" : imp_toolfmt_why(f),
+               imp_toolfmt_thinks(f) ? ", thinks" : "");
+    imp_toolfmt_free(f);
 }
 
 /* One metadata value as text; arrays by their length. */
