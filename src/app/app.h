@@ -62,6 +62,8 @@ void app_help_cmd(FILE *to, app_cmd_id id);
 imp_status app_model_path(app *a, const char *model, const char **path, imp_error *err);
 /* Where the Core ML device keeps and finds things; before any device is opened. */
 imp_status app_configure_coreml(app *a);
+/* What CPU devices do with packed weights, from the options. */
+imp_status app_configure_pack_cache(app *a);
 /* The engine as the options ask for it; idempotent. */
 imp_status app_engine(app *a);
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out);

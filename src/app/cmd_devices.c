@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "app/app.h"
+#include "dev/cpu/pack_cache.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
 #include "plan/store.h"
@@ -153,6 +154,26 @@ static void print_age(app *a)
     imp_store_close(s);
 }
 
+/* Packed weights on disk; json NULL: as text. */
+static void print_packs(json_t *json)
+{
+    imp_pack_cache_info i;
+    char held[32], most[32];
+    imp_pack_cache_look(&i);
+    if (json) {
+        json_object_set_new(json, "pack_cache",
+                            json_pack("{s:s?, s:I, s:I, s:I}", "dir", i.dir[0] ? i.dir : NULL, "files",
+                                      (json_int_t)i.n_file, "bytes", (json_int_t)i.bytes, "max_bytes",
+                                      (json_int_t)i.max_bytes));
+    } else if (i.dir[0]) {
+        printf("  packs       %u file%s of packed weights, %s of %s at most, in %s\n", i.n_file,
+               i.n_file == 1 ? "" : "s", app_size_text(i.bytes, held), app_size_text(i.max_bytes, most),
+               i.dir);
+    } else {
+        puts("  packs       packed weights are not kept on disk");
+    }
+}
+
 app_result cmd_devices(app *a)
 {
     if (opt_on(&a->opt, OPT_PROFILES)) return print_profiles(a);
@@ -166,8 +187,13 @@ app_result cmd_devices(app *a)
         if (app_term_shows_progress()) fputs("\r\033[K", stderr);
         if (s != IMP_OK) return APP_FAILED;
     }
-    if (opt_on(&a->opt, OPT_JSON)) return app_print_json(a, app_host_json(&h, measure ? &c : NULL));
+    if (opt_on(&a->opt, OPT_JSON)) {
+        json_t *json = app_host_json(&h, measure ? &c : NULL);
+        if (json) print_packs(json);
+        return app_print_json(a, json);
+    }
     print_human(&h, measure ? &c : NULL);
     print_age(a);
+    print_packs(NULL);
     return APP_OK;
 }

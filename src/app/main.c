@@ -51,6 +51,7 @@ static imp_status settings_apply(app *a)
         imp_cpu_set_mask(mask);
     }
     IMP_TRY(app_configure_coreml(a));
+    IMP_TRY(app_configure_pack_cache(a));
     app_term_init(opt_on(&a->opt, OPT_QUIET));
     app_signals_init();
     return IMP_OK;

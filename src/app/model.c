@@ -5,6 +5,7 @@
 
 #include "app/app.h"
 #include "dev/coreml/coreml.h"
+#include "dev/cpu/pack_cache.h"
 
 static imp_status not_a_path(const char *model, imp_error *err)
 {
@@ -96,29 +97,43 @@ const char *app_db_path(app *a)
     return imp_arena_strndup(a->arena, path, strlen(path));
 }
 
-/* Where Core ML's compiled packages are kept; false: the user has no home. */
-static bool coreml_cache(char *out, size_t cap)
+/* A folder of the user's cache; false: the user has no home. */
+static bool cache_dir(const char *name, char *out, size_t cap)
 {
     const char *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");
 #ifdef __APPLE__
     xdg = NULL;
-    const char *below = "Library/Caches/Impetus/coreml";
+    const char *below = "Library/Caches/Impetus";
 #else
-    const char *below = ".cache/impetus/coreml";
+    const char *below = ".cache/impetus";
 #endif
     int n = -1;
     if (xdg && *xdg)
-        n = snprintf(out, cap, "%s/impetus/coreml", xdg);
+        n = snprintf(out, cap, "%s/impetus/%s", xdg, name);
     else if (home && *home)
-        n = snprintf(out, cap, "%s/%s", home, below);
+        n = snprintf(out, cap, "%s/%s/%s", home, below, name);
     return n > 0 && (size_t)n < cap;
+}
+
+imp_status app_configure_pack_cache(app *a)
+{
+    enum { WORTH_KEEPING = 16 << 20 }; /* less is packed in milliseconds */
+    char dir[1024];
+    const char *wish = opt_str(&a->opt, OPT_PACK_CACHE);
+    bool off = !opt_set(&a->opt, OPT_PACK_CACHE_MAX) || (wish && !strcmp(wish, "off"));
+    imp_pack_cache_config c = {.min_bytes = WORTH_KEEPING};
+    if (!off) {
+        c.max_bytes = a->opt.v[OPT_PACK_CACHE_MAX].u;
+        c.dir = wish ? wish : cache_dir("packs", dir, sizeof dir) ? dir : NULL;
+    }
+    return imp_pack_cache_configure(&c, &a->err);
 }
 
 imp_status app_configure_coreml(app *a)
 {
     char dir[1024];
     const char *units = opt_str(&a->opt, OPT_COREML_UNITS);
-    imp_coreml_config c = {.cache_dir = coreml_cache(dir, sizeof dir) ? dir : NULL,
+    imp_coreml_config c = {.cache_dir = cache_dir("coreml", dir, sizeof dir) ? dir : NULL,
                            .runtime = opt_str(&a->opt, OPT_COREML_RUNTIME),
                            .units = !units || !strcmp(units, "ane") ? IMP_COREML_ANE
                                     : !strcmp(units, "all")         ? IMP_COREML_ALL

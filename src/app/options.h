@@ -94,6 +94,10 @@ typedef enum app_opt_type {
       "where Core ML may run: the Neural Engine and the CPU (default), everywhere, or the CPU alone")        \
     X(COREML_RUNTIME, "coreml-runtime", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_DEV,                           \
       "a library in place of the system's Objective-C runtime and Core ML, for tests")                       \
+    X(PACK_CACHE, "pack-cache", 0, TYPE_STR, 0, 0, NULL, "DIR|off", CMDS_DEV | C_(DEVICES),                  \
+      "where packed weights are kept for the next start; default: among the user's caches")                  \
+    X(PACK_CACHE_MAX, "pack-cache-max", 0, TYPE_BYTES, 0, 1e15, "32G", "SIZE", CMDS_DEV | C_(DEVICES),       \
+      "packed weights kept at most; those not used for longest go first")                                    \
     X(DATABASE, "database", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_STORE,                                     \
       "where calibration and explanations are kept; default: impetus.db among the user's data")              \
     X(ASSUME, "assume", 0, TYPE_STR, 0, 0, NULL, "PROFILE", C_(PLAN),                                        \

@@ -107,6 +107,8 @@ uint64_t imp_now_ns(void); /* monotonic */
 
 /* A hash of bytes for tables and cache keys (not for secrets): FNV-1a with a final mix. */
 uint64_t imp_hash(const void *p, size_t n, uint64_t seed);
+/* A checksum of large data at about the speed of memory, the same everywhere; against chance, not against forgery. */
+uint64_t imp_sum64(const void *p, size_t n, uint64_t seed);
 /* SipHash-2-4-128: for tables whose keys strangers choose; with a random key nobody can make two inputs collide. */
 void imp_siphash(const uint8_t key[16], const void *p, size_t n, uint64_t out[2]);
 

@@ -70,9 +70,10 @@ void imp_free(void *p)
     imp_sys_free(p);
 }
 
+enum { HUGE_PAGE = 2 << 20, HUGE_FROM = 2 * HUGE_PAGE };
+
 void *imp_sys_pages(size_t n)
 {
-    enum { HUGE_FROM = 4 << 20 };
     if (refuse_alloc()) return NULL;
     void *p = mmap(NULL, n == 0 ? 1 : n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
@@ -121,6 +122,7 @@ static imp_status read_all(int fd, const char *path, uint64_t n, imp_sys_file *o
 enum { MAX_MAPPED = 256 }; /* files beyond that are never forgotten, which costs memory and nothing else */
 static struct mapped {
     uintptr_t from, to; /* to 0: free */
+    int fd;             /* of the file, kept open to ask what has become of it */
 } g_mapped[MAX_MAPPED];
 static atomic_flag g_mapped_busy = ATOMIC_FLAG_INIT;
 
@@ -133,23 +135,53 @@ static void mapped_unlock(void)
     atomic_flag_clear_explicit(&g_mapped_busy, memory_order_release);
 }
 
-static void mapped_add(const void *p, size_t n)
+/* Takes fd when it returns true. */
+static bool mapped_add(const void *p, size_t n, int fd)
 {
+    bool found = false;
     mapped_lock();
-    for (size_t i = 0; i < MAX_MAPPED; i++)
-        if (g_mapped[i].to == 0) {
-            g_mapped[i] = (struct mapped){(uintptr_t)p, (uintptr_t)p + n};
-            break;
-        }
+    for (size_t i = 0; i < MAX_MAPPED && !found; i++) {
+        found = g_mapped[i].to == 0;
+        if (found) g_mapped[i] = (struct mapped){(uintptr_t)p, (uintptr_t)p + n, fd};
+    }
     mapped_unlock();
+    return found;
 }
 
 static void mapped_remove(const void *p)
 {
     mapped_lock();
     for (size_t i = 0; i < MAX_MAPPED; i++)
-        if (g_mapped[i].to != 0 && g_mapped[i].from == (uintptr_t)p) g_mapped[i] = (struct mapped){0};
+        if (g_mapped[i].to != 0 && g_mapped[i].from == (uintptr_t)p) {
+            close(g_mapped[i].fd);
+            g_mapped[i] = (struct mapped){0};
+        }
     mapped_unlock();
+}
+
+bool imp_sys_file_id_of(const void *p, size_t n, imp_sys_file_id *out)
+{
+    struct stat st;
+    bool ok = false;
+    mapped_lock();
+    for (size_t i = 0; i < MAX_MAPPED; i++)
+        if (g_mapped[i].from <= (uintptr_t)p && (uintptr_t)p + n <= g_mapped[i].to) {
+            ok = fstat(g_mapped[i].fd, &st) == 0;
+            break;
+        }
+    mapped_unlock();
+    if (!ok) return false;
+#ifdef __APPLE__
+    struct timespec m = st.st_mtimespec, c = st.st_ctimespec;
+#else
+    struct timespec m = st.st_mtim, c = st.st_ctim;
+#endif
+    *out = (imp_sys_file_id){.dev = (uint64_t)st.st_dev,
+                             .ino = (uint64_t)st.st_ino,
+                             .bytes = (uint64_t)st.st_size,
+                             .written_ns = (int64_t)m.tv_sec * 1000000000 + m.tv_nsec,
+                             .changed_ns = (int64_t)c.tv_sec * 1000000000 + c.tv_nsec};
+    return true;
 }
 
 void imp_sys_file_forget(const void *p, size_t n)
@@ -164,6 +196,37 @@ void imp_sys_file_forget(const void *p, size_t n)
             break;
         }
     mapped_unlock();
+}
+
+/* The file at an address where large pages may be used; NULL: it cannot be mapped. */
+static void *map_file(int fd, size_t n)
+{
+    uint8_t *whole, *at;
+    if (n < HUGE_FROM) {
+        at = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
+        return at == MAP_FAILED ? NULL : at;
+    }
+    whole = mmap(NULL, n + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (whole == MAP_FAILED) return NULL;
+    size_t before = (HUGE_PAGE - (uintptr_t)whole % HUGE_PAGE) % HUGE_PAGE;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), taken = (n + page - 1) / page * page;
+    at = mmap(whole + before, n, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+    if (at == MAP_FAILED) {
+        (void)munmap(whole, n + HUGE_PAGE);
+        return NULL;
+    }
+    if (before > 0) (void)munmap(whole, before);
+    if (before + taken < n + HUGE_PAGE) (void)munmap(at + taken, n + HUGE_PAGE - before - taken);
+    return at;
+}
+
+void imp_sys_file_wish_huge(const imp_sys_file *f)
+{
+#ifdef MADV_HUGEPAGE
+    if (f->mapped && f->n >= HUGE_FROM) (void)madvise((void *)(uintptr_t)f->data, f->n, MADV_HUGEPAGE);
+#else
+    (void)f;
+#endif
 }
 
 imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_error *err)
@@ -181,11 +244,10 @@ imp_status imp_sys_file_open(const char *path, bool map, imp_sys_file *out, imp_
         s = imp_fail(err, IMP_IO, "%s is not a regular file", path);
     } else if (st.st_size > 0) {
         uint64_t n = (uint64_t)st.st_size;
-        void *p =
-            map && !imp_sys_should_fail() ? mmap(NULL, (size_t)n, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-        if (p != MAP_FAILED) {
+        void *p = map && !imp_sys_should_fail() ? map_file(fd, (size_t)n) : NULL;
+        if (p != NULL) {
             *out = (imp_sys_file){.data = p, .n = n, .mapped = true};
-            mapped_add(p, (size_t)n);
+            if (mapped_add(p, (size_t)n, fd)) return IMP_OK;
         } else {
             s = read_all(fd, path, n, out, err);
         }

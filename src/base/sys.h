@@ -34,6 +34,16 @@ void imp_sys_file_close(imp_sys_file *f);
 /* The n bytes at p will not be read soon: where they lie in a mapped file their pages leave this process's resident
  * memory, and come back from the file when they are read after all. Anything else is left alone. Any thread. */
 void imp_sys_file_forget(const void *p, size_t n);
+/* A wish: the system keeps a large mapped file in large pages, here and in its file cache. */
+void imp_sys_file_wish_huge(const imp_sys_file *f);
+/* What tells a file's contents from earlier ones without reading them: who overwrites a file changes changed_ns, which no
+ * program can set. */
+typedef struct imp_sys_file_id {
+    uint64_t dev, ino, bytes;
+    int64_t written_ns, changed_ns; /* mtime, ctime: since 1970 */
+} imp_sys_file_id;
+/* Of the mapped file that holds the n bytes at p, as it is now; false: they are in none. */
+bool imp_sys_file_id_of(const void *p, size_t n, imp_sys_file_id *out);
 bool imp_sys_is_dir(const char *path);
 bool imp_sys_is_file(const char *path);
 bool imp_sys_same_file(const char *a,
@@ -59,6 +69,11 @@ void imp_sys_remove_tree(const char *path);
 typedef struct imp_sys_out imp_sys_out;
 IMP_MUST_USE imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err);
 IMP_MUST_USE imp_status imp_sys_out_write(imp_sys_out *o, const void *p, size_t n, imp_error *err);
+/* The same for files of a cache: other processes may write the same one meanwhile, the last one stays; what a crash leaves
+ * incomplete in its place must be noticed by who reads it. The temporary file is called path + ".PID-N.tmp". */
+IMP_MUST_USE imp_status imp_sys_out_open_cache(const char *path, imp_sys_out **out, imp_error *err);
+/* n bytes of zeros, which take no room on disk where the system can leave a hole. */
+IMP_MUST_USE imp_status imp_sys_out_skip(imp_sys_out *o, uint64_t n, imp_error *err);
 /* Overwrite bytes that were written before. */
 IMP_MUST_USE imp_status imp_sys_out_patch(imp_sys_out *o, uint64_t at, const void *p, size_t n,
                                           imp_error *err);
@@ -71,6 +86,20 @@ IMP_MUST_USE imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *
 IMP_MUST_USE imp_status imp_sys_append_open(const char *path, int *out_fd, imp_error *err);
 IMP_MUST_USE bool imp_sys_append(int fd, const void *p, size_t n); /* false: not all of it was taken */
 void imp_sys_append_close(int fd);
+
+/* Calls each(ctx, name, bytes, used_ns) for every plain file in the folder, used_ns: when it was written or touched last. */
+void imp_sys_list_dir(const char *path,
+                      void (*each)(void *ctx, const char *name, uint64_t bytes, int64_t used_ns), void *ctx);
+void imp_sys_touch(const char *path); /* used_ns is now; a wish */
+bool imp_sys_remove(const char *path);
+/* Removes a temporary file of imp_sys_out_open_cache whose writer is gone. */
+void imp_sys_remove_left(const char *path);
+/* Overwrite n bytes of a file in place; false: it cannot be written. */
+bool imp_sys_file_patch(const char *path, uint64_t at, const void *p, size_t n);
+uint64_t imp_sys_disk_free(const char *path); /* bytes this user may still write there; 0: not known */
+int64_t imp_sys_clock_ns(void);               /* since 1970, as the times of files */
+/* The calling thread gives way to all others; a wish. */
+void imp_sys_thread_idle(void);
 
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
 void imp_sys_memory(uint64_t *total, uint64_t *available);

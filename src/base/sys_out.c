@@ -1,10 +1,13 @@
 /* base/sys_out.c - folders, and files written piece by piece.
  *
- * Always:  a stream writes to path + ".tmp"; only closing it well puts the file in its place. */
+ * Always:  a stream writes to path + ".tmp"; only closing it well puts the file in its place. A cache's temporary file is
+ *          locked while it is written: one that can be locked has lost its writer. */
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +20,7 @@ struct imp_sys_out {
     char *path, *tmp;
     uint64_t n;    /* bytes taken so far */
     size_t n_held; /* of them, still in held */
+    bool cache;    /* imp_sys_out_open_cache */
     char held[OUT_BUFFER];
 };
 
@@ -59,22 +63,27 @@ void imp_sys_remove_tree(const char *path)
     (void)nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err)
+static imp_status out_open(const char *path, bool cache, imp_sys_out **out, imp_error *err)
 {
+    static _Atomic unsigned count;
     *out = NULL;
     imp_sys_out *o = imp_sys_calloc(1, sizeof *o);
-    size_t n = strlen(path);
-    char *tmp = imp_sys_malloc(n + 5), *copy = imp_sys_strdup(path);
+    size_t n = strlen(path) + 40;
+    char *tmp = imp_sys_malloc(n), *copy = imp_sys_strdup(path);
     if (o == NULL || tmp == NULL || copy == NULL) {
         imp_sys_free(o), imp_sys_free(tmp), imp_sys_free(copy);
         return imp_fail(err, IMP_NOMEM, "out of memory while writing %s", path);
     }
-    memcpy(tmp, path, n);
-    memcpy(tmp + n, ".tmp", 5);
+    if (cache)
+        (void)snprintf(tmp, n, "%s.%ld-%u.tmp", path, (long)getpid(), atomic_fetch_add(&count, 1));
+    else
+        (void)snprintf(tmp, n, "%s.tmp", path);
     o->path = copy;
     o->tmp = tmp;
+    o->cache = cache;
     o->fd =
         imp_sys_should_fail() ? (errno = EIO, -1) : open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (o->fd >= 0 && cache) (void)flock(o->fd, LOCK_EX | LOCK_NB); /* see imp_sys_remove_left */
     if (o->fd < 0) {
         imp_status s = failed(err, "create", path);
         imp_sys_free(o->path), imp_sys_free(o->tmp), imp_sys_free(o);
@@ -82,6 +91,16 @@ imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err)
     }
     *out = o;
     return IMP_OK;
+}
+
+imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err)
+{
+    return out_open(path, false, out, err);
+}
+
+imp_status imp_sys_out_open_cache(const char *path, imp_sys_out **out, imp_error *err)
+{
+    return out_open(path, true, out, err);
 }
 
 static imp_status flush(imp_sys_out *o, const char *p, size_t n, imp_error *err)
@@ -109,6 +128,15 @@ imp_status imp_sys_out_write(imp_sys_out *o, const void *p, size_t n, imp_error 
     return IMP_OK;
 }
 
+imp_status imp_sys_out_skip(imp_sys_out *o, uint64_t n, imp_error *err)
+{
+    IMP_TRY(flush(o, o->held, o->n_held, err));
+    o->n_held = 0;
+    o->n += n;
+    off_t at = imp_sys_should_fail() ? (errno = ENOSPC, -1) : lseek(o->fd, (off_t)n, SEEK_CUR);
+    return at >= 0 ? IMP_OK : failed(err, "write", o->path);
+}
+
 imp_status imp_sys_out_patch(imp_sys_out *o, uint64_t at, const void *p, size_t n, imp_error *err)
 {
     IMP_TRY(flush(o, o->held, o->n_held, err));
@@ -126,7 +154,7 @@ imp_status imp_sys_out_close(imp_sys_out *o, bool keep, imp_error *err)
 {
     if (o == NULL) return IMP_OK;
     imp_status s = keep ? flush(o, o->held, o->n_held, err) : IMP_OK;
-    if (s == IMP_OK && keep && fsync(o->fd) != 0) s = failed(err, "write", o->path);
+    if (s == IMP_OK && keep && !o->cache && fsync(o->fd) != 0) s = failed(err, "write", o->path);
     close(o->fd);
     if (s == IMP_OK && keep && rename(o->tmp, o->path) != 0) s = failed(err, "rename to", o->path);
     if (s != IMP_OK || !keep) (void)unlink(o->tmp);
