@@ -121,6 +121,7 @@ imp_status app_configure_pack_cache(app *a)
     char dir[1024];
     const char *wish = opt_str(&a->opt, OPT_PACK_CACHE);
     bool off = !opt_set(&a->opt, OPT_PACK_CACHE_MAX) || (wish && !strcmp(wish, "off"));
+    if (a->opt.cmd == CMD_BENCH && !wish) off = true; /* writing it would disturb what is measured */
     imp_pack_cache_config c = {.min_bytes = WORTH_KEEPING};
     if (!off) {
         c.max_bytes = a->opt.v[OPT_PACK_CACHE_MAX].u;

@@ -116,6 +116,7 @@ static void add_tensor(digest *d, const imp_tensor *t)
     add(d, t->dim, sizeof t->dim);
     uint64_t bytes = imp_tensor_n_row(t) * imp_tensor_row_bytes(t);
     add_samples(d, t->data, bytes);
+    imp_sys_file_forget(t->data, bytes); /* the system brings in far more than the samples */
     if (t->dtype != IMP_AFFINE) return;
     uint64_t half = (imp_tensor_bytes(t) - bytes) / 2;
     add_samples(d, t->scales, half);
@@ -247,6 +248,7 @@ static bool same_panels(const cpu_exec *x, const uint8_t *region)
         uint8_t *panel = imp_sys_calloc(1, bytes + 64);
         if (panel == NULL) return false;
         w->mm->pack(&t, panel + (64 - (uintptr_t)panel % 64));
+        imp_sys_file_forget(t.data, imp_tensor_n_row(&t) * imp_tensor_row_bytes(&t));
         bool same = memcmp(panel + (64 - (uintptr_t)panel % 64), region + w->at, bytes) == 0;
         imp_sys_free(panel);
         if (!same) return false;
@@ -314,6 +316,7 @@ const uint8_t *imp_cpu_kept_map(cpu_device *d, const cpu_exec *x, const cpu_kept
     if (why == NULL) imp_sys_file_wish_huge(file);
     if (why == NULL && !file->mapped) why = "it cannot be mapped";
     if (why == NULL) why = check_header(x, k, file, &h);
+    if (why == NULL) imp_sys_file_forget(file->data, REGION_AT);
     const uint8_t *region = why == NULL ? file->data + REGION_AT : NULL;
     if (why == NULL && !same_source(d, x, k, &h)) why = "the model has changed since";
     if (why == NULL && !same_panels(x, region)) why = "it is of another layout";

@@ -358,6 +358,8 @@ int stat(const char *, struct stat *);
 int lstat(const char *, struct stat *);
 int fstat(int, struct stat *);
 int fstatat(int, const char *, struct stat *, int);
+#define AT_SYMLINK_NOFOLLOW 0x0020
+int utimensat(int, const char *, const struct timespec[2], int);
 int mkdir(const char *, mode_t);
 int mkdirat(int, const char *, mode_t);
 int chmod(const char *, mode_t);
