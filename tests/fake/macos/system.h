@@ -343,7 +343,7 @@ struct stat {
     ino_t st_ino;
     uid_t st_uid;
     gid_t st_gid;
-    struct timespec st_mtimespec;
+    struct timespec st_mtimespec, st_ctimespec;
     off_t st_size;
     int64_t st_blocks;
 };
