@@ -35,6 +35,7 @@ struct p_job {
     const uint8_t *x[8];
     const int32_t *half; /* [k / 32][2][P_NX] -32 * sums of 16 of x */
     uint32_t n_block;    /* of 32 */
+    bool from_memory;    /* the first tile of x that meets these panels: their bytes are asked for ahead */
     vf acc[8];
 };
 typedef void (*p_tile_fn)(struct p_job *job);
@@ -187,7 +188,7 @@ IMP_INLINE void p_tile(struct p_job *job, uint32_t nx, struct p_type t, p_unit_f
                 struct p_unit o;
                 uint32_t u = t.halves ? (c & 4) + (c >> 1 & 1) + 2 * h : c + h;
                 if (n_unit == 2 && b + u >= j.n_block) break;
-                if (nx == 1) {
+                if (nx == 1 || j.from_memory) {
                     for (uint32_t l = 0; l < t.words * P_DW / n_unit; l += 64)
                         __builtin_prefetch(w + (c + h) * (t.words * P_DW / n_unit) + 4096 + l);
                 }
@@ -269,6 +270,7 @@ static void p_run(const imp_matmul_args *a, struct p_type t, const p_tile_fn fn[
         for (uint32_t i = 0, nx; i < a->m; i += nx) {
             uint32_t left = a->m - i, f = left >= P_NX ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
             nx = f == 3 ? P_NX : 1u << f;
+            j.from_memory = i == 0;
             for (uint32_t e = 0; e < nx; e++) j.x[e] = (const uint8_t *)a->x + (i + e) * a->x_stride;
             if (t.halves) p_half_sums(&j, nx, t.offset, a->scratch);
             for (uint32_t j0 = c0; j0 < c1; j0 += R) {
