@@ -107,7 +107,11 @@ static const struct {
      "else m.content }}{% endif %}{% endfor %}",
      NULL, NULL, false, false, "tools"},
     {NULL, "nothing at all", NULL, NULL, false, false, "does not show"},
-    {NULL, "{{ raise_exception('never') }}", NULL, NULL, false, false, "never"}};
+    {NULL, "{{ raise_exception('never') }}", NULL, NULL, false, false, "never"},
+    /* a marker that begins with its own beginning */
+    {NULL, PLAIN("<a<ab>", ONE, ", ", "</a>"), "template", "<a<ab>", true, false, NULL}};
+
+enum { OVERLAP = IMP_COUNT(g_family) - 1 };
 
 static const char tools_text[] =
     "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"description\":\"Weather of a place\","
@@ -571,6 +575,8 @@ static void languages(void **state)
     } one[] = {
         {4, AUTO, "Any text < and <tool_calL> too", 1},
         {4, AUTO, "", 1},
+        {OVERLAP, AUTO, "<a<a<ab>{\"name\": \"now.utc\", \"arguments\": {}}</a>", 1},
+        {OVERLAP, AUTO, "<a<a<ab>{\"name\": \"nobody", -1},
         {4, AUTO, "<<tool_call>\n{\"name\": \"now.utc\", \"arguments\": {}}\n</tool_call>", 1},
         {4, AUTO,
          "<tool_call>\n{\"name\": \"now.utc\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": "
