@@ -98,7 +98,7 @@ def measure(build, spec, args):
         last = {p: ours[-1][p] / theirs[-1][p] for p in ("prefill", "decode")}
         print(f"{spec} round {i + 1}/{args.rounds}: " + ", ".join(f"{p} {v:.2f}" for p, v in last.items()), file=sys.stderr)
     rows = []
-    for phase, share in (("prefill", "prefill_of_int8"), ("decode", "decode_of_read")):
+    for phase, share in (("prefill", "prefill_of_int8"), ("decode", "decode_of_read_beside")):
         mine, other = (statistics.median(r[phase] for r in side) for side in (ours, theirs))
         each = [a[phase] / b[phase] for a, b in zip(ours, theirs)]
         part = statistics.median(r["share"][share] for r in ours)

@@ -98,7 +98,8 @@ void imp_sys_remove_left(const char *path);
 bool imp_sys_file_patch(const char *path, uint64_t at, const void *p, size_t n);
 uint64_t imp_sys_disk_free(const char *path); /* bytes this user may still write there; 0: not known */
 int64_t imp_sys_clock_ns(void);               /* since 1970, as the times of files */
-/* The calling thread gives way to all others; a wish. */
+/* The calling thread gives way to all others, and what it writes to files is spread over the memory of all NUMA nodes, so
+ * that all threads read it equally well; wishes. (Not seen at work on a machine of several nodes.) */
 void imp_sys_thread_idle(void);
 
 /* Memory of the machine in bytes: all, and what can be used now without swapping. */
