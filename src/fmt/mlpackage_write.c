@@ -255,6 +255,8 @@ static const char *below(const imp_mlwriter *w, const char *rest, char out[4096]
 imp_status imp_mlwriter_open(const char *path, imp_mlwriter **out, imp_error *err)
 {
     static const char *const folders[] = {"", "/Data", "/Data/" MLP_AUTHOR, "/Data/" MLP_AUTHOR "/weights"};
+    static const char *const before[] = {"/Manifest.json", "/Data/" MLP_AUTHOR "/model.mlmodel",
+                                         "/Data/" MLP_AUTHOR "/weights/weight.bin"};
     char name[4096];
     *out = NULL;
     if (strlen(path) > sizeof name - 100) return imp_fail(err, IMP_INVALID, "the package's path is too long");
@@ -267,8 +269,11 @@ imp_status imp_mlwriter_open(const char *path, imp_mlwriter **out, imp_error *er
     imp_status s = IMP_OK;
     for (size_t i = 0; i < IMP_COUNT(folders) && s == IMP_OK; i++)
         s = imp_sys_make_dir(below(w, folders[i], name), err);
+    for (size_t i = 0; i < IMP_COUNT(before) && s == IMP_OK; i++)
+        imp_sys_remove_tree(below(w, before[i], name)); /* half a package must not look like the old one */
     if (s == IMP_OK)
-        s = imp_sys_out_open(below(w, "/Data/" MLP_AUTHOR "/weights/weight.bin", name), &w->weights, err);
+        s = imp_sys_out_open_cache(below(w, "/Data/" MLP_AUTHOR "/weights/weight.bin", name), &w->weights,
+                                   err);
     static const uint32_t header[MLP_ALIGN / 4] = {0, 2};
     if (s == IMP_OK) s = imp_sys_out_write(w->weights, header, sizeof header, err);
     if (s != IMP_OK) {
@@ -327,6 +332,17 @@ static void identify(const imp_buf *b, uint64_t seed, char out[37])
              (unsigned)(x & 0xfff), (unsigned)(y >> 48 & 0xfff), (unsigned long long)(y & 0xffffffffffff));
 }
 
+/* Nothing waits for the disk: a package can be made again from its model. */
+static imp_status write_small(const char *path, const imp_buf *b, imp_error *err)
+{
+    imp_sys_out *o;
+    IMP_TRY(imp_sys_out_open_cache(path, &o, err));
+    imp_status s = imp_sys_out_write(o, b->data, b->n, err);
+    if (s == IMP_OK) return imp_sys_out_close(o, true, err);
+    (void)!imp_sys_out_close(o, false, NULL);
+    return s;
+}
+
 static imp_status write_manifest(const imp_mlwriter *w, const imp_buf *model, imp_error *err)
 {
     char spec[37], weights[37], name[4096];
@@ -346,7 +362,7 @@ static imp_status write_manifest(const imp_mlwriter *w, const imp_buf *model, im
                 weights);
     imp_buf_fmt(&b, "    \"rootModelIdentifier\": \"%s\"\n}\n", spec);
     imp_status s = b.failed ? imp_fail(err, IMP_NOMEM, "out of memory while writing the manifest")
-                            : imp_sys_file_write(below(w, "/Manifest.json", name), b.data, b.n, err);
+                            : write_small(below(w, "/Manifest.json", name), &b, err);
     imp_buf_deinit(&b);
     return s;
 }
@@ -359,9 +375,7 @@ imp_status imp_mlwriter_finish(imp_mlwriter *w, const imp_mlpackage *p, imp_erro
     if (s == IMP_OK) s = imp_sys_out_patch(w->weights, 0, &w->n_blob, sizeof w->n_blob, err);
     if (s == IMP_OK) s = imp_sys_out_close(w->weights, true, err), w->weights = NULL;
     if (s == IMP_OK) s = imp_mlpackage_encode(p, &model, err);
-    if (s == IMP_OK)
-        s = imp_sys_file_write(below(w, "/Data/" MLP_AUTHOR "/model.mlmodel", name), model.data, model.n,
-                               err);
+    if (s == IMP_OK) s = write_small(below(w, "/Data/" MLP_AUTHOR "/model.mlmodel", name), &model, err);
     if (s == IMP_OK) s = write_manifest(w, &model, err);
     imp_buf_deinit(&model);
     imp_mlwriter_abandon(w);

@@ -121,26 +121,35 @@ static const float *palette_of(const coder *c, uint64_t row)
     return c->center + g * per_palette(c);
 }
 
+/* What fp16 cannot hold is cut off and counted; the sum of squares. */
+static double cut_off(float *x, uint64_t n, double *n_cut)
+{
+    double sum = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        if (!(fabsf(x[i]) <= 65504)) {
+            x[i] = isnan(x[i]) ? 0 : copysignf(65504, x[i]);
+            ++*n_cut;
+        }
+        sum += (double)x[i] * (double)x[i];
+    }
+    return sum;
+}
+
 /* Decode rows; whatever fp16 cannot hold is cut off. */
 static void decode_rows(void *ctx, uint32_t ith, uint32_t n_thread)
 {
     coder *c = ctx;
+    const imp_vec *v = imp_vec_get();
     uint64_t k = c->out->k;
     (void)n_thread;
     for (uint64_t r; (r = claim(c)) < c->rows;) {
         float *x = c->slab + r * k;
-        double sum = 0;
         if (c->job->values != NULL)
             memcpy(x, c->job->values + (c->first + r) * k, (size_t)k * sizeof *x);
         else
             imp_tensor_row_f32(c->job->t, c->job->row0 + c->first + r, x);
-        for (uint64_t i = 0; i < k; i++) {
-            if (!(fabsf(x[i]) <= 65504)) {
-                x[i] = isnan(x[i]) ? 0 : copysignf(65504, x[i]);
-                c->sum[ith][2]++;
-            }
-            sum += (double)x[i] * (double)x[i];
-        }
+        double sum = (double)v->dot(x, x, (size_t)k);
+        if (!(sum < 4e9)) sum = cut_off(x, k, &c->sum[ith][2]); /* else no number is beyond 65504 */
         c->sum[ith][0] += sum;
     }
 }
