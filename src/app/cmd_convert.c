@@ -21,10 +21,26 @@ static void progress(void *user, const char *weight, uint64_t done, uint64_t tot
 
 /* ---- converting --------------------------------------------------------------------------------------------------------- */
 
+/* The options' limits; else, of a compressed encoder, a cosine of 0.999 for about 6 bits and more, and half a percent of the
+ * retrieval order for less. Without a calibration text, or with --pure, it is not held. */
+static void set_bar(conversion *c)
+{
+    const app_options *o = &c->a->opt;
+    bool loss = opt_set(o, OPT_MAX_LOSS), cosine = opt_set(o, OPT_MIN_COSINE);
+    const imp_ml_packing *p = &c->opt.pack;
+    c->bar = (conv_bar){.loss = loss ? o->v[OPT_MAX_LOSS].f : 1,
+                        .cosine = cosine ? o->v[OPT_MIN_COSINE].f : 0,
+                        .holds = loss || cosine};
+    if (c->bar.holds || c->g != c->net->embed || p->kind == IMP_ML_HALF) return;
+    bool fine = (p->kind == IMP_ML_LUT && p->bits >= 6) || (p->kind == IMP_ML_INT8 && !p->int8_inputs);
+    c->bar = fine ? (conv_bar){1, 0.999, false} : (conv_bar){0.005, 0, false};
+    c->bar.holds = opt_set(o, OPT_FIT_TEXT) && !opt_on(o, OPT_PURE);
+}
+
 static imp_status run(conversion *c)
 {
-    bool search_ = opt_set(&c->a->opt, OPT_MAX_LOSS) || opt_set(&c->a->opt, OPT_MIN_COSINE),
-         check = opt_on(&c->a->opt, OPT_VERIFY) || search_;
+    set_bar(c);
+    bool search_ = c->bar.holds, check = opt_on(&c->a->opt, OPT_VERIFY) || search_;
     if (search_ && c->g != c->net->embed)
         return imp_fail(&c->a->err, IMP_UNSUPPORTED, "--max-loss and --min-cosine are for models that embed");
     const char *calibration = opt_str(&c->a->opt, OPT_FIT_TEXT);
@@ -49,6 +65,40 @@ static json_t *verify_json(const conversion *c)
                      "mean_cosine", v ? json_real(c->distance.mean_cosine) : json_null(), "loss",
                      v ? json_real(c->distance.loss) : json_null(), "max_abs", (double)c->over.max_abs,
                      "saturated", (json_int_t)c->over.n_saturated, "max_abs_op", c->over.op);
+}
+
+static bool below_bar(const conversion *c)
+{
+    return c->distance.loss > c->bar.loss || c->distance.worst_cosine < c->bar.cosine;
+}
+
+static bool has_bar(const conversion *c)
+{
+    return c->bar.loss < 1 || c->bar.cosine > 0;
+}
+
+static json_t *bar_json(const conversion *c)
+{
+    if (!has_bar(c)) return json_null();
+    return json_pack("{s:o, s:o, s:o}", "max_loss", c->bar.loss < 1 ? json_real(c->bar.loss) : json_null(),
+                     "min_cosine", c->bar.cosine > 0 ? json_real(c->bar.cosine) : json_null(), "held",
+                     c->got != NULL ? json_boolean(!below_bar(c)) : json_null());
+}
+
+/* A form that was not searched for may lose more than it should: that is said, and what would help. */
+static void say_bar(const conversion *c)
+{
+    bool looked = c->got != NULL;
+    if (!has_bar(c) || c->bar.holds || (looked && !below_bar(c))) return;
+    if (c->bar.cosine > 0)
+        printf("bar        a cosine of %.4g: ", c->bar.cosine);
+    else
+        printf("bar        a loss of %.4g %%: ", 100 * c->bar.loss);
+    printf("%s; %s\n", looked ? "missed" : "not looked at, --verify does",
+           opt_on(&c->a->opt, OPT_PURE)
+               ? "without --pure it is held"
+               : "--calibration FILE holds it: matrices are fitted to its lines, those "
+                 "that matter get better forms");
 }
 
 /* What the lines say that nothing was fitted to. */
@@ -96,10 +146,10 @@ static app_result say_json(conversion *c)
                                         "clamped", (json_int_t)w->n_clamped));
     }
     return app_print_json(
-        c->a, json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "model", c->a->arg[0], "form", how,
-                        "spec", (int)c->report.spec, "bytes", (json_int_t)c->report.bytes, "fp16_bytes",
+        c->a, json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "model", c->a->arg[0], "form",
+                        how, "spec", (int)c->report.spec, "bytes", (json_int_t)c->report.bytes, "fp16_bytes",
                         (json_int_t)c->report.half_bytes, "calibration", calibration_json(c), "verify",
-                        verify_json(c), "packages", packages, "weights", weights));
+                        verify_json(c), "bar", bar_json(c), "packages", packages, "weights", weights));
 }
 
 static app_result say(conversion *c)
@@ -123,6 +173,7 @@ static app_result say(conversion *c)
         printf("verified   %u texts by the evaluator in fp16: cosine at least %.6f, mean %.6f; retrieval "
                "order loses %.4f %%\n",
                c->check.n, c->distance.worst_cosine, c->distance.mean_cosine, 100 * c->distance.loss);
+    say_bar(c);
     if (c->check.n > 0)
         printf("range      largest magnitude %.4g of 65504 (%s), %llu values saturated\n",
                (double)c->over.max_abs, c->over.op, (unsigned long long)c->over.n_saturated);

@@ -15,6 +15,12 @@ typedef struct conv_texts {
     uint64_t n_tok;
 } conv_texts;
 
+/* What a package has to hold: at most this loss, at least this cosine. */
+typedef struct conv_bar {
+    double loss, cosine; /* 1 and 0: anything will do */
+    bool holds; /* it is searched for, and convert fails without it; else it is only told when it is missed */
+} conv_bar;
+
 typedef struct conversion {
     app *a;
     imp_net *net;
@@ -29,6 +35,7 @@ typedef struct conversion {
     imp_ml_packing *form; /* [n + 1] by LINEAR node, owned */
     imp_ml_tuned *tuned;  /* owned; NULL: no calibration */
     uint32_t n_kept;      /* matrices that were kept in a better form */
+    conv_bar bar;
     /* verification */
     conv_texts check;
     bool compares;     /* vectors or logits are compared; else only ranges are looked at */
@@ -47,7 +54,7 @@ IMP_MUST_USE imp_status conv_verify(conversion *c);
 
 /* convert_search.c: compress by the calibration text as the options say, then write the package. */
 IMP_MUST_USE imp_status conv_convert(conversion *c);
-/* The smallest form, or mixture of the one asked for and better ones, that holds --max-loss and --min-cosine. */
+/* The smallest form, or mixture of the one asked for and better ones, that holds c->bar. */
 IMP_MUST_USE imp_status conv_search(conversion *c);
 
 #endif

@@ -75,17 +75,13 @@ imp_status conv_convert(conversion *c)
 
 /* ---- the smallest form that holds ---------------------------------------------------------------------------------- */
 
-typedef struct limits {
-    double loss, cosine; /* at most, at least */
-} limits;
-
-static bool holds(const imp_ml_distance *d, const limits *l)
+static bool holds(const imp_ml_distance *d, const conv_bar *l)
 {
     return d->loss <= l->loss && d->worst_cosine >= l->cosine;
 }
 
 /* How many times too far, by whichever limit is missed most. */
-static double excess(const imp_ml_distance *d, const limits *l)
+static double excess(const imp_ml_distance *d, const conv_bar *l)
 {
     double by_loss = l->loss > 0 ? d->loss / l->loss : d->loss > 0 ? 1e9 : 0;
     double by_cosine = l->cosine < 1 ? (1 - d->worst_cosine) / (1 - l->cosine) : 0;
@@ -96,7 +92,9 @@ static double excess(const imp_ml_distance *d, const limits *l)
 static imp_ml_packing better(imp_ml_packing p)
 {
     static const uint8_t next[9] = {[1] = 2, [2] = 4, [3] = 4, [4] = 6, [6] = 8};
-    if (p.kind == IMP_ML_INT4) {
+    if (p.int8_inputs) {
+        p.int8_inputs = false;
+    } else if (p.kind == IMP_ML_INT4) {
         p.kind = IMP_ML_INT8;
         p.block = 0;
     } else if (p.kind == IMP_ML_LUT && next[p.bits] != 0) {
@@ -176,7 +174,7 @@ static void say_step(const conversion *c, const char *where, const imp_ml_distan
 }
 
 /* Write the package as it is compressed now and look at it. */
-static imp_status try_package(conversion *c, const limits *lim, bool *ok)
+static imp_status try_package(conversion *c, const conv_bar *lim, bool *ok)
 {
     IMP_TRY(write_package(c));
     IMP_TRY(conv_verify(c));
@@ -186,7 +184,7 @@ static imp_status try_package(conversion *c, const limits *lim, bool *ok)
 }
 
 /* One base form with a calibration text: the matrices that do most damage get better forms, until the limits hold. */
-static imp_status search_mix(conversion *c, const limits *lim, layer *l, bool *ok)
+static imp_status search_mix(conversion *c, const conv_bar *lim, layer *l, bool *ok)
 {
     enum { TRIES = 6 };
     uint32_t n = 0;
@@ -217,7 +215,7 @@ static imp_status search_mix(conversion *c, const limits *lim, layer *l, bool *o
     return IMP_OK;
 }
 
-static imp_status search_form(conversion *c, const limits *lim, layer *l, bool *ok)
+static imp_status search_form(conversion *c, const conv_bar *lim, layer *l, bool *ok)
 {
     if (c->fit.n > 0 && c->opt.pack.kind != IMP_ML_HALF) return search_mix(c, lim, l, ok);
     c->opt.tuned = NULL;
@@ -229,19 +227,17 @@ static imp_status search_form(conversion *c, const limits *lim, layer *l, bool *
 imp_status conv_search(conversion *c)
 {
     static const char *const all[] = {"lut2", "lut3", "lut4", "lut6", "int8", "fp16"};
-    const app_value *v = c->a->opt.v;
-    limits lim = {opt_set(&c->a->opt, OPT_MAX_LOSS) ? v[OPT_MAX_LOSS].f : 1,
-                  opt_set(&c->a->opt, OPT_MIN_COSINE) ? v[OPT_MIN_COSINE].f : 0};
     bool asked = opt_set(&c->a->opt, OPT_COMPRESS), ok = false;
     layer *l = imp_sys_malloc((imp_graph_n(c->g) + 1) * sizeof *l);
     imp_status s = l != NULL ? IMP_OK : imp_fail(&c->a->err, IMP_NOMEM, "out of memory");
     for (size_t i = 0; i < (asked ? 1 : IMP_COUNT(all)) && s == IMP_OK && !ok; i++) {
         if (!asked && !imp_ml_packing_parse(all[i], &c->opt.pack)) continue;
-        s = search_form(c, &lim, l, &ok);
+        s = search_form(c, &c->bar, l, &ok);
     }
     imp_sys_free(l);
     if (s != IMP_OK || ok) return s;
     return imp_fail(&c->a->err, IMP_UNSUPPORTED,
-                    "no form holds the limits; the last one loses %.4g %% with a smallest cosine of %.6f",
-                    100 * c->distance.loss, c->distance.worst_cosine);
+                    "no form holds the limits; the last one loses %.4g %% with a smallest cosine of %.6f%s",
+                    100 * c->distance.loss, c->distance.worst_cosine,
+                    asked ? "; --pure writes the form as it is" : "");
 }

@@ -183,6 +183,9 @@ typedef enum app_opt_type {
       "that form, with matrices that matter kept in better ones")                                            \
     X(MIN_COSINE, "min-cosine", 0, TYPE_FLOAT, 0, 1, NULL, "C", C_(CONVERT),                                 \
       "the same for the smallest cosine of a vector with the model's own")                                   \
+    X(PURE, "pure", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CONVERT),                                               \
+      "every matrix in the form of --compress, whatever is lost; else --calibration holds encoders to a "    \
+      "cosine of 0.999 (int8, lut6, lut8) or a loss of 0.5 % (smaller forms, w8a8)")                         \
     X(VERIFY, "verify", 0, TYPE_BOOL, 0, 0, NULL, "", C_(CONVERT),                                           \
       "evaluate the package and compare it with the model")                                                  \
     X(TEXT, "text", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(CONVERT), "one text a line to verify with")          \

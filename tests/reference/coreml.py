@@ -133,9 +133,9 @@ def fitted(folder):
     text = folder / "calibration.txt"  # a part of it, for speed
     text.write_text("\n".join((DATA / "calibration.txt").read_text().splitlines()[:250]) + "\n")
     for form, bound in (("int8", 0.998), ("lut6", 0.993)):
-        attempt(form, check_form, form, bound, folder, "--calibration", text)
+        attempt(form, check_form, form, bound, folder, "--calibration", text, "--pure")
     path = folder / "w8a8.mlpackage"  # value inference has no dequantize: loaded and type-checked only
-    command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64", "--compress", "w8a8", "--calibration", text)
+    command("convert", FOLDER, path, "--to", "coreml", "--buckets", "64", "--compress", "w8a8", "--calibration", text, "--pure")
     loads(path, "all-MiniLM-L6-v2 w8a8")
 
 
@@ -148,8 +148,8 @@ PARTS = {
     "forms": forms,
     "fitted": fitted,
     "int8": lambda f: check_promise(f, "int8", 0.999, 0.005, 8),
-    "lut6": lambda f: check_promise(f, "lut6", 0.999, 0.005, 8, "--min-cosine", "0.999"),
-    "lut4": lambda f: check_promise(f, "lut4", 0.985, 0.005, 1, "--max-loss", "0.005"),
+    "lut6": lambda f: check_promise(f, "lut6", 0.999, 0.005, 8),
+    "lut4": lambda f: check_promise(f, "lut4", 0.985, 0.005, 1),
     "loads": load_all,
 }
 

@@ -134,6 +134,21 @@ static ml_val unpacked(compiler *c, const char *name, const imp_ml_packed *p)
     return ml_op_attr(&c->b, "constexpr_lut_to_dense", name, a, 3, &t);
 }
 
+/* x with its channels divided by powers of two; NULL: x itself. */
+static ml_val smoothed(compiler *c, const char *name, ml_val x, const float *by, uint64_t n)
+{
+    bool any = false;
+    for (uint64_t i = 0; by != NULL && i < n; i++) any = any || by[i] != 1;
+    if (!any) return x;
+    imp_mil_type t = ml_shape4(IMP_MIL_F16, 1, n, 1, 1);
+    uint16_t *h = imp_sys_malloc((size_t)n * sizeof *h);
+    if (h == NULL) return ml_stop(c, IMP_NOMEM, "out of memory", name);
+    for (uint64_t i = 0; i < n; i++) h[i] = imp_f32_to_f16(1 / by[i]);
+    ml_val f = ml_table(c, name, &t, h);
+    imp_sys_free(h);
+    return ml_two(c, "mul", name, x, f);
+}
+
 /* The input x of linear layer v, rounded to int8 and back with the scale that calibration found (W8A8). */
 static ml_val input_of(compiler *c, imp_val v)
 {
@@ -144,8 +159,9 @@ static ml_val input_of(compiler *c, imp_val v)
     if (c->rounded[x] != 0) return c->rounded[x];
     const char *name = ml_node(c, v)->name;
     ml_val scale = ml_f16(b, t->scale);
-    ml_val q = ml_op(b, "quantize", name, "input", c->val[x], "scale", scale, "output_dtype",
-                     ml_text(b, "int8"), NULL);
+    ml_val y = smoothed(c, name, c->val[x], t->smooth, ml_node(c, x)->width);
+    ml_val q =
+        ml_op(b, "quantize", name, "input", y, "scale", scale, "output_dtype", ml_text(b, "int8"), NULL);
     return c->rounded[x] = ml_op(b, "dequantize", name, "input", q, "scale", scale, NULL);
 }
 

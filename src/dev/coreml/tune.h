@@ -19,6 +19,9 @@ typedef struct imp_ml_tuned_linear {
     uint32_t n_part;
     float *bias; /* [n] instead of the layer's; NULL: as it is */
     float scale; /* of the input as int8; 0: not rounded */
+    float *
+        smooth; /* [k] powers of two that the input is divided by before it is rounded, and the columns are multiplied
+                   by; NULL: none. The same for all readers of a value. */
 } imp_ml_tuned_linear;
 
 typedef struct
