@@ -96,7 +96,7 @@ static void say_bar(const conversion *c)
         printf("bar        a loss of %.4g %%: ", 100 * c->bar.loss);
     printf("%s; %s\n", looked ? "missed" : "not looked at, --verify does",
            opt_on(&c->a->opt, OPT_PURE)
-               ? "without --pure it is held"
+               ? "without --pure it is held, or convert fails"
                : "--calibration FILE holds it: matrices are fitted to its lines, those "
                  "that matter get better forms");
 }
