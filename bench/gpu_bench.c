@@ -1,6 +1,6 @@
 /* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
  *
- * usage: gpu_bench [layers=N] [depth=N] [shape:type ...]   shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
+ * usage: gpu_bench [layers=N] [depth=N] [batch=N] [shape:type ...]   shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
  * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
  *        The read ceiling is measured in the same run. Speed does not depend on the values. */
 #include <stdio.h>
@@ -13,8 +13,8 @@ typedef struct shape {
     uint32_t dim, n_layer, n_head, n_kv_head, n_ff, n_vocab;
 } shape;
 static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256}, {"8b", 4096, 32, 32, 8, 14336, 128256}};
-static uint64_t read_bytes;              /* of weights, a decode step */
-static uint32_t n_layer = 0, depth = 64; /* n_layer 0: the shape's own */
+static uint64_t read_bytes;                             /* of weights, a decode step */
+static uint32_t n_layer = 0, depth = 64, one_batch = 0; /* n_layer 0: the shape's own; one_batch 0: 1 to 64 */
 
 static void die(const char *what, const imp_error *err)
 {
@@ -176,7 +176,8 @@ static void bench(imp_device *d, const char *spec, double ceiling)
         printf("%s: prefill %4u  %8.0f tok/s  %5.0f TFLOP/s in products\n", spec, n, best,
                best * flop * 1e-12);
     }
-    for (uint32_t batch = 1; batch <= 32; batch *= batch == 1 ? 4 : 8) {
+    for (uint32_t batch = 1; batch <= 64; batch *= batch == 1 ? 4 : 2) {
+        if (one_batch != 0 && batch != one_batch) continue;
         uint32_t per_seq = (depth + 64) / IMP_KV_BLOCK + 1;
         for (int i = 0; i < 4; i++) run(x, batch, 1, depth, per_seq);
         t0 = imp_now_ns();
@@ -211,6 +212,8 @@ int main(int argc, char **argv)
             n_layer = (uint32_t)atoi(argv[i] + 7);
         } else if (strncmp(argv[i], "depth=", 6) == 0) {
             depth = (uint32_t)atoi(argv[i] + 6);
+        } else if (strncmp(argv[i], "batch=", 6) == 0) {
+            one_batch = (uint32_t)atoi(argv[i] + 6);
         } else {
             bench(d, argv[i], ceiling);
             n_bench++;

@@ -52,7 +52,7 @@ static void test_linear_rows(void **state)
     (void)state;
     static const imp_dtype types[] = {IMP_F32,  IMP_F16,  IMP_BF16, IMP_Q8_0, IMP_Q4_0,
                                       IMP_Q4_1, IMP_Q4_K, IMP_Q6_K, IMP_Q5_0};
-    static const uint32_t ms[] = {1, 4, 5, 8, 9, 16, 17, 32, 33, 130, 300};
+    static const uint32_t ms[] = {1, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 130, 192, 193, 300};
     for (size_t t = 0; t < IMP_COUNT(types); t++) {
         for (size_t i = 0; i < IMP_COUNT(ms); i++) {
             rig *r = rig_new(7000 + t * 100 + i);
@@ -67,7 +67,7 @@ static void test_linear_large(void **state)
 {
     (void)state;
     static const imp_dtype types[] = {IMP_BF16, IMP_Q8_0, IMP_Q4_0, IMP_Q4_K, IMP_Q6_K};
-    static const uint32_t ms[] = {1, 4, 8};
+    static const uint32_t ms[] = {1, 4, 8, 9, 32, 64};
     for (size_t t = 0; t < IMP_COUNT(types); t++) {
         for (size_t i = 0; i < IMP_COUNT(ms); i++) {
             rig *r = rig_new(7900 + t * 10 + i);
@@ -76,6 +76,31 @@ static void test_linear_large(void **state)
             rig_free(r);
         }
     }
+}
+
+/* The blocks of a product that leave their sums to the last one: every run the same bits, whoever is last. */
+static void test_linear_repeats(void **state)
+{
+    (void)state;
+    static const imp_dtype types[] = {IMP_Q8_0, IMP_Q4_0, IMP_Q4_K, IMP_Q6_K};
+    static const uint64_t shape[][2] = {{24, 28672}, {1000, 4096}, {9001, 512}};
+    for (size_t t = 0; t < IMP_COUNT(types); t++)
+        for (size_t i = 0; i < IMP_COUNT(shape); i++) {
+            rig *r = rig_new(8100 + t * 10 + i);
+            imp_tensor table, w = random_weight(r, types[t], shape[i][0], shape[i][1], 0.3f);
+            imp_graph *g = imp_graph_new();
+            imp_val x = imp_g_linear(g, input(r, g, shape[i][1], 1, &table), imp_g_weight(g, "w", &w), 0);
+            imp_g_output(g, imp_g_gather(g, x));
+            finish(g);
+            steps *s = one_sequence(r, 40);
+            imp_exec *e = compile(cpu, g, test_limits(IMP_F32));
+            float *first = run_step(r, e, &s->b, 40, shape[i][0]);
+            for (int k = 0; k < 20; k++)
+                expect_same(run_step(r, e, &s->b, 40, shape[i][0]), first, 40 * shape[i][0], "again");
+            cpu->ops->exec_free(e);
+            imp_graph_free(g);
+            rig_free(r);
+        }
 }
 
 static imp_limits small_limits(void)
@@ -219,9 +244,13 @@ int main(int argc, char **argv) /* argument: which of the tests at the end */
     }
     d->ops->close(d);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear_rows),   cmocka_unit_test(test_linear_large),
-        cmocka_unit_test(test_decode),        cmocka_unit_test(test_far),
-        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_quantised_cache),
+        cmocka_unit_test(test_linear_rows),
+        cmocka_unit_test(test_linear_large),
+        cmocka_unit_test(test_linear_repeats),
+        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_far),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_quantised_cache),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     int failed = suite_main();

@@ -69,6 +69,43 @@ CU_FN uint32_t cu_gemv_smem(uint32_t type, uint32_t m, uint32_t chunk)
            chunk / 128 * m * (type == CU_BF16 || type == CU_F16 ? CU_X_WIDE : CU_X_DIGITS);
 }
 
+/* mid.cu: rows of a matrix that a block works on, most rows of x; bytes of a row of x in shared memory (what keeps rows in
+ * different banks included), of a stage, of what warps hand to each other, of all; m: 16, 32 or 64. */
+enum { CU_MID_ROWS = 128, CU_MID_X = 64 };
+CU_FN uint32_t cu_mid_threads(uint32_t m)
+{
+    return m <= 32 ? 512 : 256; /* more warps hide more, as long as their sums fit the registers */
+}
+CU_FN uint32_t cu_mid_pitch(uint32_t kc)
+{
+    return kc * 2 + 32;
+}
+CU_FN uint32_t cu_mid_stage(uint32_t type, uint32_t m, uint32_t kc)
+{
+    return CU_MID_ROWS / 16 * (kc / cu_tile_k(type)) * cu_tile_bytes(type) + m * cu_mid_pitch(kc);
+}
+CU_FN uint32_t cu_mid_red(uint32_t m)
+{
+    return CU_MID_ROWS * m * 4;
+}
+CU_FN uint32_t cu_mid_smem(uint32_t type, uint32_t m, uint32_t kc, uint32_t stages)
+{
+    return stages * cu_mid_stage(type, m, kc) + cu_mid_red(m) + (type == CU_Q4M ? kc / 32 * m * 4 : 0);
+}
+
+/* y (f32, + res) or h (bf16) [m][n] = x[m][kpad] W[n][kpad]^T, W of a quantised type. */
+typedef struct cu_mid {
+    CU_PTR(const uint8_t) q;
+    CU_PTR(const uint16_t) x;
+    CU_PTR(const float) res;
+    CU_PTR(float) y;
+    CU_PTR(uint16_t) h;
+    CU_PTR(float) part;
+    CU_PTR(uint32_t) count;
+    uint32_t ldr, ldy, m, n, kpad;
+    uint32_t kc, stages; /* columns of a stage: two tiles at least; 2 or 3 of them */
+} cu_mid;
+
 /* y[r] = W x[r]: up to 8 rows. */
 typedef struct cu_gemv {
     CU_PTR(const uint8_t) q;

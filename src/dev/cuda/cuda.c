@@ -320,6 +320,22 @@ static cu_result find_gemv(cuda_device *d)
     return r;
 }
 
+static cu_result find_mid(cuda_device *d)
+{
+    static const char *const type[CU_N_TYPE] = {
+        [CU_Q8] = "q8", [CU_Q8F] = "q8f", [CU_Q4] = "q4", [CU_Q4M] = "q4m"};
+    cu_result r = CU_OK;
+    for (int t = CU_Q8; t < CU_N_TYPE; t++)
+        for (int i = 0; i < 3 && r == CU_OK; i++) {
+            char name[32];
+            (void)snprintf(name, sizeof name, "mid_%s_%d", type[t], 16 << i);
+            r = d->cu->module_func(&d->fn.mid[t][i], d->module[7], name);
+            if (r == CU_OK) r = d->cu->func_attr(d->fn.mid[t][i], CU_FUNC_DYNAMIC_SMEM, (int)d->smem);
+            if (r == CU_OK) r = d->cu->func_attr(d->fn.mid[t][i], CU_FUNC_CARVEOUT, 100);
+        }
+    return r;
+}
+
 /* All kernels want the same division of an SM's memory: blocks of two kernels share an SM in a decode step, and an SM whose
  * memory is divided otherwise takes none until it is empty, which would put two blocks of a kernel on another SM. */
 static cu_result load_kernels(cuda_device *d)
@@ -335,6 +351,7 @@ static cu_result load_kernels(cuda_device *d)
 #undef IMP_X
     if (r == CU_OK) r = cu->func_attr(d->fn.read_all, CU_FUNC_CARVEOUT, -1); /* a ceiling: as it likes */
     if (r == CU_OK) r = find_gemv(d);
+    if (r == CU_OK) r = find_mid(d);
     const struct {
         cu_func f;
         int bytes;

@@ -53,6 +53,7 @@ typedef struct cuda_kernels {
     IMP_CUDA_KERNELS(IMP_X)
 #undef IMP_X
     cu_func gemv[CU_N_TYPE][2]; /* up to 4, 8 rows; F32 unused */
+    cu_func mid[CU_N_TYPE][3];  /* up to 16, 32, 64 rows; quantised types */
 } cuda_kernels;
 
 typedef struct cuda_device {
@@ -160,7 +161,8 @@ typedef struct cuda_exec {
 
     uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes, input_bytes;
     uint64_t h_at[2], h_bytes, t16_at, t16_bytes, w16_at, w16_bytes, part_at, part_bytes, count_at,
-        count_bytes, lt_at, meta_at, x32_at, x32_bytes;
+        count_bytes, lt_at, meta_at, x32_at, x32_bytes, mid_part_at, mid_part_bytes, mid_count_at,
+        mid_count_bytes;
     uint32_t attn_rows, max_split; /* rows an attention launch takes; splits of the longest sequence */
     cu_mem weights, kv, scratch;
     int32_t *meta; /* host, pinned */

@@ -487,6 +487,11 @@ static void size_scratch(lower *l)
         const cuda_mat *m = &x->mat[op->mat];
         x->x32_bytes = IMP_MAX(x->x32_bytes, IMP_MIN(rows, (uint64_t)CUDA_FEW) * imp_cuda_up(m->k, 4) * 4);
         if (rows <= CUDA_FEW) continue;
+        if (m->type >= CU_Q8) {
+            const cuda_device *d = (const cuda_device *)x->base.dev;
+            x->mid_part_bytes = 2ull * d->n_sm * CU_MID_X * CU_MID_ROWS * 4;
+            x->mid_count_bytes = IMP_MAX(x->mid_count_bytes, (m->n / CU_MID_ROWS + 1) * 4ull);
+        }
         x->h_bytes = IMP_MAX(x->h_bytes, rows * imp_cuda_up(IMP_MAX(m->kpad, op->width), 128) * 2);
         if (op->glu) x->t16_bytes = IMP_MAX(x->t16_bytes, rows * m->n * 2);
         if (m->type != CU_BF16 && m->type != CU_F16)
@@ -510,6 +515,8 @@ static void size_scratch(lower *l)
                 {&x->count_at, x->count_bytes},
                 {&x->meta_at, x->meta_bytes},
                 {&x->x32_at, x->x32_bytes},
+                {&x->mid_part_at, x->mid_part_bytes},
+                {&x->mid_count_at, x->mid_count_bytes},
                 {&x->lt_at, x->h_bytes > 0 ? IMP_CUDA_LT_WORKSPACE : 0}};
     for (size_t i = 0; i < IMP_COUNT(part); i++) {
         *part[i].at = at;

@@ -1,7 +1,7 @@
 /* dev/cuda/run.c - a step: what the batch says goes to the device, then one launch or a few for each op.
  *
- * Idea:    steps of at most CUDA_FEW rows multiply with gemv.cu, larger ones with 16-bit products (cuBLASLt, else
- *          gemm.cu) whose operand x is made once and kept while readers follow. Steps of one token a sequence are
+ * Idea:    steps of at most CUDA_FEW rows multiply with gemv.cu, larger ones with 16-bit products (quantised weights up to
+ *          64 rows: mid.cu, which reads them as they are; else cuBLASLt or gemm.cu) whose operand x is made once and kept while readers follow. Steps of one token a sequence are
  *          captured as CUDA graphs, by number of sequences and of key splits, the second time they are seen.
  * Layout:  meta: token, pos, type, tseq, kvpos, slot, slot of the step's own cache [n_tok], out_row [n_out], first, n_tok,
  *          past, len [n_seq], tables [n_seq][table_stride] for the cache and the step's own. */
@@ -245,11 +245,43 @@ static void product(step *s, const cuda_mat *w, cu_mem x, cu_mem wp, uint32_t n,
            &a);
 }
 
+/* Quantised weights, read once. */
+static void product_mid(step *s, const cuda_mat *w, cu_mem x, cu_mem res, uint32_t ldr, cu_mem y,
+                        uint32_t ldy, bool y16, uint32_t m)
+{
+    cu_mid a = {.q = s->x->weights + w->q_at,
+                .x = x,
+                .res = res,
+                .y = y16 ? 0 : y,
+                .h = y16 ? y : 0,
+                .part = s->x->scratch + s->x->mid_part_at,
+                .count = s->x->scratch + s->x->mid_count_at,
+                .ldr = ldr,
+                .ldy = ldy,
+                .m = m,
+                .n = w->n,
+                .kpad = w->kpad,
+                .kc = 4 * cu_tile_k(w->type),
+                .stages = 3};
+    uint32_t size = m <= 16 ? 0 : m <= 32 ? 1 : 2, rows = 16u << size;
+    while (cu_mid_smem(w->type, rows, a.kc, a.stages) > s->d->smem) {
+        a.kc = a.stages == 2 ? a.kc / 2 : a.kc;
+        a.stages = a.stages == 2 ? 3 : 2;
+    }
+    uint64_t units = (uint64_t)((w->n + CU_MID_ROWS - 1) / CU_MID_ROWS) * ((w->kpad + a.kc - 1) / a.kc);
+    launch(s, s->d->fn.mid[w->type][size], IMP_MIN(units, s->d->n_sm), 1, 1, cu_mid_threads(rows),
+           cu_mid_smem(w->type, rows, a.kc, a.stages), &a);
+}
+
 static void product_all(step *s, const cuda_mat *w, cu_mem x, cu_mem res, uint32_t ldr, cu_mem y,
                         uint32_t ldy, bool y16, uint32_t m)
 {
     if (w->type == CU_BF16 || w->type == CU_F16) {
         product(s, w, x, s->x->weights + w->q_at, w->n, res, ldr, y, ldy, y16, m);
+        return;
+    }
+    if (m <= CU_MID_X) {
+        product_mid(s, w, x, res, ldr, y, ldy, y16, m);
         return;
     }
     cu_mem w16 = s->x->scratch + s->x->w16_at;
