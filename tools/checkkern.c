@@ -203,8 +203,11 @@ static bool write_json(const char *path, const struct item *items, size_t n, con
     if (f == NULL) return false;
     fprintf(f, "{\"cpu\":[");
     print_features(f, ",", "\"");
-    fprintf(f, "],\"ceilings\":{\"read_gb_s\":%.2f,\"int8_gop_s\":%.1f,\"f32_gflop_s\":%.1f},\"variants\":[",
-            c->read_gb_s, c->int8_gop_s, c->f32_gop_s);
+    fprintf(f, "],\"ceilings\":{\"read_gb_s\":%.2f", c->read_gb_s);
+    for (size_t i = 0; i < c->n_isa; i++)
+        fprintf(f, ",\"%s\":{\"int8_gop_s\":%.1f,\"w4a8_gop_s\":%.1f,\"f32_gflop_s\":%.1f}", c->isa[i].isa,
+                c->isa[i].int8_gop_s, c->isa[i].w4a8_gop_s, c->isa[i].f32_gop_s);
+    fprintf(f, "},\"variants\":[");
     for (size_t i = 0; i < n; i++) {
         const struct item *it = &items[i];
         fprintf(f, "%s\n{\"name\":\"%s\",\"result\":\"%s\",\"worst\":%.4f,\"bench\":[", i ? "," : "",
@@ -264,8 +267,10 @@ int main(int argc, char **argv)
     printf("\n");
     if (o.bench) {
         ceil = measure_ceilings();
-        printf("ceilings of one thread: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n", ceil.read_gb_s,
-               ceil.int8_gop_s, ceil.f32_gop_s);
+        printf("ceilings of one thread: read %.1f GB/s\n", ceil.read_gb_s);
+        for (size_t i = 0; i < ceil.n_isa; i++)
+            printf("    %-12s int8 %.0f GOP/s, 4 by 8 bits %.0f GOP/s, f32 %.0f GFLOP/s\n", ceil.isa[i].isa,
+                   ceil.isa[i].int8_gop_s, ceil.isa[i].w4a8_gop_s, ceil.isa[i].f32_gop_s);
     }
     for (size_t i = 0; i < n; i++) {
         if (o.op && strstr(items[i].name, o.op) == NULL) continue;

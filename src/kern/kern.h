@@ -80,8 +80,10 @@ typedef struct imp_matmul {
     const char *isa;  /* "avx2" */
     imp_dtype dtype;  /* weight type; IMP_DTYPE_NONE: any that imp_tensor_row_f32 decodes, affine too */
     imp_x_form x_form;
-    uint64_t cpu;    /* feature bits it needs */
-    uint32_t x_bits; /* 16: f32 activations are rounded to 16 bits with one scale for 32 columns; 0: not */
+    uint64_t cpu; /* feature bits it needs */
+    uint32_t
+        x_bits; /* 16: f32 activations are rounded to 16 bits, of each or of the largest of 32 columns; 0: not */
+    bool flushes;        /* weights, activations and sums below 2^-126 count as zero */
     uint32_t k_multiple; /* requires k % k_multiple == 0 */
     uint32_t
         n_step; /* split columns over threads in multiples of this for speed; results do not depend on it */
@@ -211,6 +213,8 @@ typedef struct imp_peak {
     double (*int8)(
         uint64_t n_iter);           /* chains of the widest int8 multiply-add; operations done (a MAC is 2) */
     double (*f32)(uint64_t n_iter); /* chains of FMA; operations done */
+    /* Everything a product of 4-bit weights cannot do without beside its multiply-adds, on registers; NULL: as int8. */
+    double (*w4a8)(uint64_t n_iter);
 } imp_peak;
 const imp_peak *imp_peak_get(void);
 const imp_peak *imp_peak_at(size_t i);

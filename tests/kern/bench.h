@@ -7,7 +7,12 @@
 #include "check_matmul.h"
 
 struct ceilings {
-    double read_gb_s, int8_gop_s, f32_gop_s;
+    double read_gb_s;
+    size_t n_isa; /* the last one is the best */
+    struct isa_ceilings {
+        const char *isa;
+        double int8_gop_s, w4a8_gop_s, f32_gop_s;
+    } isa[8];
 };
 
 struct bench_result {
@@ -64,12 +69,24 @@ static void peak_int8(void *ctx)
     struct peak_job *j = ctx;
     j->sink = j->p->int8(1000000);
 }
+static void peak_w4a8(void *ctx)
+{
+    struct peak_job *j = ctx;
+    j->sink = j->p->w4a8(200000);
+}
 static void peak_f32(void *ctx)
 {
     struct peak_job *j = ctx;
     j->sink = j->p->f32(1000000);
 }
 
+static double gop_s(void (*fn)(void *), struct peak_job *j)
+{
+    double ns = median_ns(fn, j);
+    return j->sink / ns;
+}
+
+/* Of every instruction set that can run here; plain C's only where there is no other. */
 static struct ceilings measure_ceilings(void)
 {
     struct peak_job j = {.p = imp_peak_get(), .n = 128u << 20};
@@ -78,12 +95,22 @@ static struct ceilings measure_ceilings(void)
     if (j.buf == NULL) return c;
     memset(j.buf, 1, j.n);
     c.read_gb_s = (double)j.n / median_ns(peak_read, &j);
-    double t = median_ns(peak_int8, &j);
-    c.int8_gop_s = j.sink / t;
-    t = median_ns(peak_f32, &j);
-    c.f32_gop_s = j.sink / t;
+    for (size_t i = imp_peak_get()->cpu == 0 ? 0 : 1; (j.p = imp_peak_at(i)) != NULL; i++) {
+        if ((imp_cpu_features() & j.p->cpu) != j.p->cpu || c.n_isa == IMP_COUNT(c.isa)) continue;
+        struct isa_ceilings *s = &c.isa[c.n_isa++];
+        *s = (struct isa_ceilings){j.p->isa, gop_s(peak_int8, &j), 0, gop_s(peak_f32, &j)};
+        s->w4a8_gop_s = j.p->w4a8 != NULL ? gop_s(peak_w4a8, &j) : s->int8_gop_s;
+    }
     imp_sys_pages_free(j.buf, j.n);
     return c;
+}
+
+/* Of a variant's own instruction set; the best one's for those that have none of their own. */
+static const struct isa_ceilings *ceilings_of(const struct ceilings *c, const char *isa)
+{
+    for (size_t i = 0; i < c->n_isa; i++)
+        if (strcmp(c->isa[i].isa, isa) == 0) return &c->isa[i];
+    return &c->isa[c->n_isa == 0 ? 0 : c->n_isa - 1];
 }
 
 /* ---- matmul ---------------------------------------------------------------------------------------------------- */
@@ -129,9 +156,12 @@ static bool bench_matmul_shape(const imp_matmul *v, imp_dtype type, uint32_t m, 
         double ns = median_ns(run_matmul, &j), ops = 2.0 * m * n * k;
         *out = (struct bench_result){.ms = ns / 1e6, .gb_s = (double)bytes / ns, .gop_s = ops / ns};
         snprintf(out->what, sizeof out->what, "%s m=%u n=%u k=%u", imp_dtype_get(type)->name, m, n, k);
-        double by_read = out->gb_s / c->read_gb_s, by_op = out->gop_s / (q8 ? c->int8_gop_s : c->f32_gop_s);
+        const struct isa_ceilings *peak = ceilings_of(c, v->isa);
+        bool w4 = q8 && (type == IMP_Q4_0 || type == IMP_Q4_K);
+        double op = w4 ? peak->w4a8_gop_s : q8 ? peak->int8_gop_s : peak->f32_gop_s;
+        double by_read = out->gb_s / c->read_gb_s, by_op = out->gop_s / op;
         out->share = by_read > by_op ? by_read : by_op;
-        out->bound = by_read > by_op ? "read" : q8 ? "int8" : "f32";
+        out->bound = by_read > by_op ? "read" : w4 ? "w4a8" : q8 ? "int8" : "f32";
     }
     if (w) imp_sys_pages_free(w, bytes);
     if (x) imp_sys_pages_free(x, x_bytes);
@@ -256,7 +286,8 @@ static size_t bench_attn(const imp_attn *v, const struct ceilings *c, struct ben
                                          .gb_s = (double)(kb + vb) * keys / 64 / ns,
                                          .gop_s = ops / ns,
                                          .bound = rows == 1 ? "read" : "f32"};
-        out[got].share = rows == 1 ? out[got].gb_s / c->read_gb_s : out[got].gop_s / c->f32_gop_s;
+        out[got].share =
+            rows == 1 ? out[got].gb_s / c->read_gb_s : out[got].gop_s / ceilings_of(c, v->isa)->f32_gop_s;
         snprintf(out[got++].what, sizeof out->what, "%s rows=%u group=%d dim=%d keys=%u",
                  imp_dtype_get(t)->name, rows, GROUP, HD, keys);
     }

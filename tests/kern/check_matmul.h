@@ -198,6 +198,13 @@ static double x_rounding(const struct matmul_case *t, const double *x, uint32_t 
     return fmin(max, fmax(max / 65534, 0x1p-100));
 }
 
+/* What a product may lose where denormals count as zero: all of it, or a sum. */
+static double flushed(const struct matmul_case *t, float w, double x)
+{
+    if (!t->v->flushes) return 0;
+    return 0x1p-125 + (fabsf(w) < FLT_MIN ? fabs((double)w * x) : 0);
+}
+
 static void check_values(struct check *c, const struct matmul_case *t, const float *y)
 {
     float *w = guard_floats(c, t->k);
@@ -209,7 +216,7 @@ static void check_values(struct check *c, const struct matmul_case *t, const flo
             for (uint32_t e = 0; e < t->k; e++) {
                 sum += (double)w[e] * x[e];
                 terms += term_weight(t, w, j, e) * fabs(x[e]);
-                rounding += fabs((double)w[e]) * x_rounding(t, x, e);
+                rounding += fabs((double)w[e]) * x_rounding(t, x, e) + flushed(t, w[e], x[e]);
             }
             double bound = ((double)t->v->err_per_k * t->k + (double)t->v->err_const) * FLT_EPSILON * terms +
                            FLT_EPSILON * fabs(sum) + t->k * (double)FLT_TRUE_MIN + rounding;
@@ -275,7 +282,8 @@ static void check_type(struct check *c, const imp_matmul *v, imp_dtype type, uin
     static const uint32_t ks[] = {1, 2, 3, 5, 7, 9, 11, 15, 17, 33},
                           ms[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 33},
                           ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 31};
-    static const uint32_t plain_k[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 61, 64, 67, 127, 193, 257};
+    static const uint32_t plain_k[] = {1,  2,  3,  4,  5,  7,  8,   9,   15,  16,
+                                       17, 31, 33, 61, 64, 67, 127, 193, 257, 1057};
     size_t n_k = k_step == 1 ? IMP_COUNT(plain_k) : k_step == 256 ? 4 : IMP_COUNT(ks);
     for (size_t i = 0; i < n_k && !c->failed; i++) {
         uint32_t k = k_step == 1 ? plain_k[i] : ks[i] * k_step;

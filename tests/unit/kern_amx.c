@@ -8,9 +8,11 @@
 #include "../kern/amx_soft.h"
 #include "../kern/check_matmul.h"
 
+#include "kern/x86/amx_bf16.h"
 #include "kern/x86/amx_int8.h"
 
 T_VARIANTS("amx_soft", amx_soft, IMP_CPU_AVX512VNNI)
+B_VARIANT("amx_soft", amx_soft, IMP_CPU_AVX512BF16)
 
 #include "test.h"
 
@@ -33,11 +35,13 @@ CHECK(q8_0)
 CHECK(q4_k)
 CHECK(q5_k)
 CHECK(q6_k)
+CHECK(bf16)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(q4_0), cmocka_unit_test(q8_0), cmocka_unit_test(q4_k),
-                                       cmocka_unit_test(q5_k), cmocka_unit_test(q6_k)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(q4_0), cmocka_unit_test(q8_0),
+                                       cmocka_unit_test(q4_k), cmocka_unit_test(q5_k),
+                                       cmocka_unit_test(q6_k), cmocka_unit_test(bf16)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #else

@@ -16,7 +16,7 @@
 
 #include "kern/variant.h"
 
-enum { P_NX = R == 16 ? 8 : 4, P_DW = 4 * R }; /* rows of x a tile; bytes of a word of all rows */
+enum { P_NX = R == 8 ? 4 : 8, P_DW = 4 * R }; /* rows of x a tile; bytes of a word of all rows */
 
 struct p_piece {
     uint16_t at, size, n; /* in the file's block; size 2 or 4 bytes, or 0: an f16 that becomes f32 */
@@ -59,28 +59,55 @@ struct p_unit {
     vf s[2], min;
 };
 
+/* What the sums of row i and block b begin with: of both halves, or all of it in start[0]. */
+IMP_INLINE void p_start(const struct p_job *j, struct p_type t, uint32_t b, uint32_t i, vi start[2])
+{
+    if (t.halves) {
+        const int32_t *h = j->half + (size_t)b * 2 * P_NX + i;
+        start[0] = p_set1(h[0]);
+        start[1] = p_set1(h[P_NX]);
+    } else {
+        bool offset = !t.has_min && t.offset != 0;
+        start[0] = p_set1(offset ? -t.offset * p_x_sum(j->x[i] + b * sizeof(imp_q8_block)) : 0);
+    }
+}
+/* The sums, scaled, to the row's. */
+IMP_INLINE vf p_add(const uint8_t *x, struct p_type t, const struct p_unit *u, const vi sum[2], vf acc)
+{
+    vf d = v_set1(p_x_d(x));
+    if (t.halves) return v_fma(v_fma(p_to_f32(sum[1]), u->s[1], p_to_f32(sum[0]) * u->s[0]), d, acc);
+    if (!t.has_min) return v_fma(p_to_f32(sum[0]), u->s[0] * d, acc);
+    vf all = p_to_f32(p_set1(p_x_sum(x)));
+    return v_fma(v_fnma(u->min, all, p_to_f32(sum[0]) * u->s[0]), d, acc);
+}
+
 /* Block b of x for every row of the tile. */
 IMP_INLINE void p_step(const struct p_job *j, uint32_t nx, struct p_type t, uint32_t b,
                        const struct p_unit *u, vf *acc)
 {
+    const int n_word = t.halves ? 4 : 8;
+    uint32_t i = 0;
+#if defined(P_PAIRS)
     IMP_UNROLL
-    for (uint32_t i = 0; i < nx; i++) {
-        const uint8_t *x = j->x[i] + b * sizeof(imp_q8_block), *q = x + 8;
-        vf d = v_set1(p_x_d(x));
-        if (t.halves) {
-            const int32_t *h = j->half + (size_t)b * 2 * P_NX + i;
-            vf lo = p_to_f32(p_dot(p_set1(h[0]), u->w, q, 4, t.max));
-            vf hi = p_to_f32(p_dot(p_set1(h[P_NX]), u->w + 4, q + 16, 4, t.max));
-            acc[i] = v_fma(v_fma(hi, u->s[1], lo * u->s[0]), d, acc[i]);
-        } else if (t.has_min) {
-            vf sum = p_to_f32(p_dot(p_set1(0), u->w, q, 8, t.max));
-            vf all = p_to_f32(p_set1(p_x_sum(x)));
-            acc[i] = v_fma(v_fnma(u->min, all, sum * u->s[0]), d, acc[i]);
-        } else {
-            vi start = p_set1(t.offset == 0 ? 0 : -t.offset * p_x_sum(x));
-            vf sum = p_to_f32(p_dot(start, u->w, q, 8, t.max));
-            acc[i] = v_fma(sum, u->s[0] * d, acc[i]);
-        }
+    for (; i + 2 <= nx; i += 2) {
+        const uint8_t *xa = j->x[i] + b * sizeof(imp_q8_block), *xb = j->x[i + 1] + b * sizeof(imp_q8_block);
+        vi sa[2], sb[2];
+        p_start(j, t, b, i, sa);
+        p_start(j, t, b, i + 1, sb);
+        p_dot2(&sa[0], &sb[0], u->w, xa + 8, xb + 8, n_word);
+        if (t.halves) p_dot2(&sa[1], &sb[1], u->w + 4, xa + 24, xb + 24, n_word);
+        acc[i] = p_add(xa, t, u, sa, acc[i]);
+        acc[i + 1] = p_add(xb, t, u, sb, acc[i + 1]);
+    }
+#endif
+    IMP_UNROLL
+    for (; i < nx; i++) {
+        const uint8_t *x = j->x[i] + b * sizeof(imp_q8_block);
+        vi sum[2];
+        p_start(j, t, b, i, sum);
+        sum[0] = p_dot(sum[0], u->w, x + 8, n_word, t.max);
+        if (t.halves) sum[1] = p_dot(sum[1], u->w + 4, x + 24, n_word, t.max);
+        acc[i] = p_add(x, t, u, sum, acc[i]);
     }
 }
 

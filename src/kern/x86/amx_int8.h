@@ -8,8 +8,9 @@
  * Layout:  decoded, for a unit: int8 [8 words of k][16 rows of w][4 bytes], f32 scale [16], f32 second scale or minimum [16].
  * Always:  an element's additions are those of p_step, in its order: the same bits as from a tile of few rows. The integer
  *          sums are exact: an offset is taken from the weights here, there from the sum, which is the same number.
- * Bound:   for 16 x 16 x 32 products the tile unit takes 16 cycles; storing the sums 16; converting, scaling and adding
- *          them 24 on two pipes. */
+ * Bound:   for 16 x 16 x 32 products the tile unit takes 16 cycles, storing the sums 16; converting, scaling and adding
+ *          them is 48 instructions on two pipes. A load that lies a multiple of 4096 bytes from a store that waits has to
+ *          wait too, so the sums are read from one half of 4 KB while the other half is stored. */
 #ifndef IMP_KERN_AMX_INT8_H
 #define IMP_KERN_AMX_INT8_H
 
@@ -33,7 +34,7 @@ struct t_job {
     const uint8_t *w;
     const float *d;   /* [n_block][16] scales of x */
     const float *all; /* [n_block][16] sums of x, for types with minima */
-    int32_t *sums;    /* two groups of four tiles */
+    int32_t *sums;    /* four tiles: of even groups, of odd groups */
     uint32_t n_block;
 };
 
@@ -44,7 +45,7 @@ static uint32_t t_panels(uint64_t k)
 }
 static uint64_t t_scratch_bytes(uint64_t k)
 {
-    uint64_t tiles = k / 32 * (t_panels(k) * T_UNIT + 2 * 64) + 2 * 4 * T_SUM * sizeof(int32_t);
+    uint64_t tiles = k / 32 * (t_panels(k) * T_UNIT + 2 * 64) + 4 * T_SUM * sizeof(int32_t);
     return IMP_MAX(tiles, p_scratch_bytes(k));
 }
 
@@ -90,43 +91,44 @@ IMP_INLINE uint32_t t_block(uint32_t e, bool halves)
     return halves && (e & 1) != (e >> 1 & 1) ? e ^ 3 : e;
 }
 
-/* The sums of units e.. into tiles of memory: four units, or two in halves; fewer at the end. */
-IMP_INLINE void t_products(const struct t_job *j, uint32_t e, bool halves, int32_t *sums)
+/* Two tiles of sums: of units e and e + 1, or of the halves of unit e; odd groups have tiles 2 and 3. A unit past the end is
+ * the last one again, and not used. */
+IMP_INLINE void t_dots(const struct t_job *j, uint32_t e, bool halves, bool odd)
 {
-    uint32_t left = (j->n_block - e) * (halves ? 2 : 1);
-    const uint8_t *x[4], *w[4];
-    IMP_UNROLL
-    for (uint32_t i = 0; i < 4; i++) {
-        uint32_t u = halves ? e + i / 2 : e + i, half = halves ? i % 2 : 0;
-        x[i] = j->x + t_block(u, halves) * sizeof(imp_q8_block) + offsetof(imp_q8_block, q) + 16 * half;
-        w[i] = j->w + (size_t)u * T_UNIT + 256 * half;
-    }
-    AMX_ZERO(0);
-    AMX_LOAD(4, x[0], j->x_stride);
-    AMX_LOAD(5, w[0], 64);
-    AMX_DOT_I8(0, 4, 5);
-    if (left > 1) {
+    uint32_t e1 = halves || e + 1 == j->n_block ? e : e + 1, half = halves ? 1 : 0;
+    const uint8_t *x = j->x + offsetof(imp_q8_block, q);
+    const uint8_t *x0 = x + t_block(e, halves) * sizeof(imp_q8_block);
+    const uint8_t *x1 = x + t_block(e1, halves) * sizeof(imp_q8_block) + 16 * half;
+    const uint8_t *w0 = j->w + (size_t)e * T_UNIT, *w1 = j->w + (size_t)e1 * T_UNIT + 256 * half;
+    if (odd) {
+        AMX_ZERO(2);
+        AMX_LOAD(4, x0, j->x_stride);
+        AMX_LOAD(5, w0, 64);
+        AMX_DOT_I8(2, 4, 5);
+        AMX_ZERO(3);
+        AMX_LOAD(6, x1, j->x_stride);
+        AMX_LOAD(7, w1, 64);
+        AMX_DOT_I8(3, 6, 7);
+    } else {
+        AMX_ZERO(0);
+        AMX_LOAD(4, x0, j->x_stride);
+        AMX_LOAD(5, w0, 64);
+        AMX_DOT_I8(0, 4, 5);
         AMX_ZERO(1);
-        AMX_LOAD(6, x[1], j->x_stride);
-        AMX_LOAD(7, w[1], 64);
+        AMX_LOAD(6, x1, j->x_stride);
+        AMX_LOAD(7, w1, 64);
         AMX_DOT_I8(1, 6, 7);
     }
-    if (left > 2) {
-        AMX_ZERO(2);
-        AMX_LOAD(4, x[2], j->x_stride);
-        AMX_LOAD(5, w[2], 64);
-        AMX_DOT_I8(2, 4, 5);
+}
+IMP_INLINE void t_stores(const struct t_job *j, bool odd)
+{
+    if (odd) {
+        AMX_STORE(2, j->sums + 2 * T_SUM, 64);
+        AMX_STORE(3, j->sums + 3 * T_SUM, 64);
+    } else {
+        AMX_STORE(0, j->sums, 64);
+        AMX_STORE(1, j->sums + T_SUM, 64);
     }
-    if (left > 3) {
-        AMX_ZERO(3);
-        AMX_LOAD(6, x[3], j->x_stride);
-        AMX_LOAD(7, w[3], 64);
-        AMX_DOT_I8(3, 6, 7);
-    }
-    AMX_STORE(0, sums, 64);
-    if (left > 1) AMX_STORE(1, sums + T_SUM, 64);
-    if (left > 2) AMX_STORE(2, sums + 2 * T_SUM, 64);
-    if (left > 3) AMX_STORE(3, sums + 3 * T_SUM, 64);
 }
 
 /* What p_step does with the sums of unit e. */
@@ -149,23 +151,31 @@ IMP_INLINE void t_add(const struct t_job *j, uint32_t e, struct p_type t, const 
     }
 }
 
-/* y: [T_ROW][R] */
+IMP_INLINE void t_adds(const struct t_job *j, uint32_t e, struct p_type t, bool odd, vf acc[T_ROW])
+{
+    const int32_t *sums = j->sums + (odd ? 2 * T_SUM : 0);
+    t_add(j, e, t, sums, acc);
+    if (!t.halves && e + 1 < j->n_block) t_add(j, e + 1, t, sums + T_SUM, acc);
+}
+
+/* y: [T_ROW][R]. A group's products begin, those of the group before are stored, those before that added. */
 IMP_INLINE void t_tile(const struct t_job *job, struct p_type t, float *y)
 {
     const struct t_job j = *job;
-    const uint32_t per = t.halves ? 2 : 4;
-    int32_t *now = j.sums, *next = j.sums + 4 * T_SUM;
+    const uint32_t per = t.halves ? 1 : 2, end = j.n_block;
     vf acc[T_ROW];
     IMP_UNROLL
     for (uint32_t i = 0; i < T_ROW; i++) acc[i] = v_set1(0);
-    t_products(&j, 0, t.halves, now);
-    for (uint32_t e = 0; e < j.n_block; e += per) {
-        if (e + per < j.n_block) t_products(&j, e + per, t.halves, next);
-        uint32_t n = IMP_MIN(per, j.n_block - e);
-        for (uint32_t i = 0; i < n; i++) t_add(&j, e + i, t, now + i * (4 / per) * T_SUM, acc);
-        int32_t *swap = now;
-        now = next;
-        next = swap;
+    t_dots(&j, 0, t.halves, false);
+    for (uint32_t e = 0; e < end; e += 2 * per) {
+        bool odd = e + per < end, more = e + 2 * per < end;
+        if (odd) t_dots(&j, e + per, t.halves, true);
+        t_stores(&j, false);
+        if (e > 0) t_adds(&j, e - per, t, true, acc);
+        if (more) t_dots(&j, e + 2 * per, t.halves, false);
+        if (odd) t_stores(&j, true);
+        t_adds(&j, e, t, false, acc);
+        if (odd && !more) t_adds(&j, e + per, t, true, acc);
     }
     IMP_UNROLL
     for (uint32_t i = 0; i < T_ROW; i++) v_store(y + i * R, acc[i]);
