@@ -356,7 +356,6 @@ const char *imp_token_piece(const imp_model *m, int32_t id, size_t *n)
 /* "role: content" a line; calls and declared tools as their JSON. */
 imp_status imp_chat_prompt(const imp_model *m, const imp_chat *c, char **out, imp_error *err)
 {
-    (void)err;
     (void)m;
     imp_buf b = {0};
     if (c->tools) imp_buf_fmt(&b, "tools: %s\n", c->tools);
@@ -369,10 +368,10 @@ imp_status imp_chat_prompt(const imp_model *m, const imp_chat *c, char **out, im
         if (x->call_id) imp_buf_fmt(&b, "to %s\n", x->call_id);
     }
     pthread_mutex_lock(&g_fake.mu);
-    snprintf(g_fake.prompt, sizeof g_fake.prompt, "%s", b.data);
+    snprintf(g_fake.prompt, sizeof g_fake.prompt, "%s", b.data ? b.data : "");
     pthread_mutex_unlock(&g_fake.mu);
     *out = imp_buf_take(&b);
-    return IMP_OK;
+    return *out ? IMP_OK : imp_fail(err, IMP_NOMEM, "out of memory");
 }
 
 imp_status imp_chat_render(const imp_model *m, const imp_message *msgs, size_t n, char **out, imp_error *err)
