@@ -6,6 +6,7 @@
 #   make test            build and run the test suite
 #   make test-reference  the slow comparisons with other implementations (needs PyPI)
 #   make apple           the program for arm64-apple-macos by clang and lld, to see that it compiles and links there
+#   make soak            2000 streams for five minutes, 10000 slow clients
 #   make test-arm        Arm kernels by a cross compiler, under qemu-user
 #   make fuzz            libFuzzer targets (clang), FUZZ_SECONDS each
 #   make format          clang-format in place;  make check-format  complain only

@@ -39,7 +39,7 @@ typedef enum imp_endpoint {
     EP_COUNT = 256,            /* /v1/messages/count_tokens */
     EP_SHOW = 512,             /* /api/show */
     EP_RESPONSES = 1 << 16,    /* /v1/responses */
-    EP_PLAN = 1 << 20,         /* /api/plan, which has few fields of its own */
+    EP_PLAN = 1 << 20,         /* /api/plan, rerank and tokens, which have few fields of their own */
     EP_OPENAI = EP_CHAT | EP_COMPLETION,
     EP_OLLAMA_TEXT = EP_OLLAMA_CHAT | EP_OLLAMA_GENERATE,
     EP_ANTHROPIC = EP_MESSAGES | EP_COUNT,
@@ -241,6 +241,9 @@ imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dia
 /* ---- handlers ----------------------------------------------------------------------------------- */
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
 imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);
+imp_api_call *imp_api_rerank(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
+/* tokens.c: /tokenize, and back: /detokenize */
+void imp_api_tokens(imp_api *a, const imp_api_request *rq, bool back, const imp_api_sink *s);
 /* receipts.c */
 imp_status imp_api_impetus(imp_api_params *p, imp_error *err);  /* the object "impetus" of a request */
 void imp_api_write_receipts(const imp_api_call *c, imp_buf *b); /* ,"impetus":{"receipt":...} */

@@ -23,7 +23,10 @@ typedef enum route_kind {
     R_PLAN,
     R_RECEIPT,
     R_EXPLAIN,
-    R_RESPONSE
+    R_RESPONSE,
+    R_RERANK,
+    R_TOKENIZE,
+    R_DETOKENIZE
 } route_kind;
 
 typedef struct route {
@@ -44,6 +47,10 @@ static const route g_route[] = {
     {"/api/generate", R_GENERATE, EP_OLLAMA_GENERATE},
     {"/v1/responses", R_GENERATE, EP_RESPONSES},
     {"/v1/responses/", R_RESPONSE, 0}, /* and its id; DELETE, too */
+    {"/v1/rerank", R_RERANK, EP_PLAN},
+    {"/rerank", R_RERANK, EP_PLAN},
+    {"/tokenize", R_TOKENIZE, EP_PLAN},
+    {"/detokenize", R_DETOKENIZE, EP_PLAN},
     {"/v1/models", R_MODELS, 0},
     {"/v1/models/", R_MODEL, 0}, /* and what follows: the model's id, which may hold slashes */
     {"/health", R_HEALTH, 0},
@@ -156,6 +163,9 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     switch (r->kind) {
     case R_GENERATE: return imp_api_generate(a, rq, r->ep, s);
     case R_VECTOR: return imp_api_embed(a, rq, r->ep, s);
+    case R_RERANK: return imp_api_rerank(a, rq, s);
+    case R_TOKENIZE: imp_api_tokens(a, rq, false, s); break;
+    case R_DETOKENIZE: imp_api_tokens(a, rq, true, s); break;
     case R_COUNT: imp_api_count_tokens(a, rq, s); break;
     case R_RESPONSE: imp_api_response_one(a, rq, rq->path + strlen(r->path), s); break;
     case R_MODELS: imp_api_models(a, s); break;

@@ -75,8 +75,8 @@ static imp_status null_compile(imp_device *d, const imp_graph *gr, const imp_lim
 static void wait_for_tick(null_exec *x)
 {
     uint64_t now = imp_now_ns();
-    if (x->next_ns < now) x->next_ns = now;
     x->next_ns += g.tick_ns;
+    if (x->next_ns < now) x->next_ns = now; /* late: no tick is made up for */
     while ((now = imp_now_ns()) < x->next_ns) usleep((useconds_t)((x->next_ns - now) / 1000 + 1));
 }
 
