@@ -3,8 +3,8 @@
 
     bench/speculation.py [MODEL.gguf] [--rounds N] [--only NAME,...] [--threads N]
 
-Prints a table: kind of text, streams at once; tokens a step gives; guesses computed, how many were right; decode time
-with guesses as a share of that without (median of the rounds, lowest and highest). The texts must be the same; the script
+Prints a table: kind of text, streams at once; steps with guesses as a share of those without; guesses computed, how many
+were right; decode time as a share of that without (median of the rounds, lowest and highest). The texts must be the same; the script
 fails when they are not. Needs python3 only.
 """
 import argparse
@@ -52,7 +52,7 @@ SETS = {
 class Server:
     def __init__(self, model, mode, folder, threads):
         cmd = [ROOT / "build" / "impetus", "serve", "-m", f"m={model}", "--port", "0", "--speculate", mode, "--json", "--device", "cpu",
-               "--database", f"{folder}/{mode}.db"] + (["-t", str(threads)] if threads else [])
+               "--database", tempfile.mktemp(dir=folder)] + (["-t", str(threads)] if threads else [])
         self.p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         text = ""
         for line in self.p.stdout:
@@ -85,17 +85,20 @@ def main():
     p.add_argument("model", nargs="?", default=str(ROOT / "models" / "impetus-nano.gguf"))
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--only", default="")
+    p.add_argument("--requests", type=int, default=99, help="of each kind at most so many")
     p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--with", dest="mode", default="auto", help="what is compared with off: auto, on, or off (to see the noise)")
     o = p.parse_args()
     folder = tempfile.mkdtemp()
-    servers = {m: Server(o.model, m, folder, o.threads) for m in ("off", "auto")}
+    servers = {m: Server(o.model, "off" if m == "off" else o.mode, folder, o.threads) for m in ("off", "auto")}
     bad = 0
-    print("| text | tokens a step | guesses, of them right | decode time with guesses / without | lowest to highest round |")
+    print("| text | steps with guesses / without | guesses, of them right | decode time with / without | lowest to highest round |")
     print("|---|---|---|---|---|")
     try:
         for name, (requests, streams) in SETS.items():
             if o.only and not any(x in name for x in o.only.split(",")):
                 continue
+            requests = requests[:o.requests]
             ratio, total = [], {}
             for r in range(o.rounds + 1):  # the first one warms up
                 got = {}
@@ -108,10 +111,12 @@ def main():
                 c, f = got["auto"][1], got["off"][1]
                 key = "impetus_decode_seconds_total"
                 ratio.append(c[key] / f[key])
+                total["steps"] = total.get("steps", 0) + c["impetus_steps_total"]
+                total["steps off"] = total.get("steps off", 0) + f["impetus_steps_total"]
                 for k in ("impetus_generated_tokens_total", "impetus_drafted_tokens_total", "impetus_accepted_tokens_total"):
                     total[k] = total.get(k, 0) + c[k]
-            n, d, a = total.values()
-            print(f"| {name} | {n / (n - a):.2f} | {d / o.rounds:.0f} beside {n / o.rounds:.0f} tokens, {100 * a / max(d, 1):.0f} % | "
+            some, all_, n, d, a = total.values()
+            print(f"| {name} | {some / all_:.2f} | {d / o.rounds:.0f} beside {n / o.rounds:.0f} tokens, {100 * a / max(d, 1):.0f} % | "
                   f"{statistics.median(ratio):.3f} | {min(ratio):.3f} to {max(ratio):.3f} |", flush=True)
     finally:
         for s in servers.values():

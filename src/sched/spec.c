@@ -179,6 +179,9 @@ static uint32_t guess_all(imp_sched *s, const step *t)
         uint32_t most = (uint32_t)IMP_MIN(j->cap_ids - j->n_ids - 1, (size_t)IMP_SPEC_MAX);
         s->draft_n[i] = imp_spec_guess(&j->spec, &s->rates, j->ids, most, s->draft + i * IMP_SPEC_MAX,
                                        s->draft_chance + i * IMP_SPEC_MAX);
+        /* Tokens that a constraint forces come without guesses, too: only the others are gained. */
+        float own = 1 - (float)j->spec.n_forced / (float)(j->n_ids - j->n_prompt);
+        if (s->draft_n[i] > 0) s->draft_chance[i * IMP_SPEC_MAX] *= own;
         for (uint32_t k = 1; k < s->draft_n[i]; k++) /* of all up to it being right */
             s->draft_chance[i * IMP_SPEC_MAX + k] *= s->draft_chance[i * IMP_SPEC_MAX + k - 1];
         n_all += s->draft_n[i];

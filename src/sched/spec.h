@@ -21,6 +21,7 @@ typedef struct imp_spec {
     uint32_t seen; /* ids that were looked at */
     uint32_t at,
         len; /* ids[at-len..at-1] are the last len of the seen ones, so ids[at] is guessed; len 0: no guess */
+    uint32_t n_forced;              /* tokens of the answer that a constraint left no choice about */
     uint32_t n_drafted, n_accepted; /* tokens computed as guesses, and those of them that were right */
 } imp_spec;
 

@@ -209,7 +209,9 @@ static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
     imp_fair_serve(&s->fair, j->fair, IMP_FAIR_GENERATED);
     bool end = is_end(&s->c.net->cfg, j, id);
     bool stopped = imp_job_token(j, id, &s->scratch, logits, end);
+    size_t n_chosen = j->n_ids;
     stopped = stopped || (!end && imp_constrain_follow(s, j, id));
+    j->spec.n_forced += (uint32_t)(j->n_ids - n_chosen);
     if (end || stopped) {
         imp_sched_end(s, &s->running, j, IMP_FINISH_STOP, NULL);
         return false;

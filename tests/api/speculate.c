@@ -187,17 +187,26 @@ static void with_cache(const char *model, const char *kv, uint32_t n_kind, uint3
     imp_model_get_memory(m, &mem);
     close_engine(e, constraint);
 
-    /* one at a time: most is guessed; then many at once in little memory */
+    /* one at a time: most is guessed, and receipts say what; then many at once in little memory */
+    unsigned in_receipts[2] = {0, 0};
     e = open_engine(0, 1, 0, kv, &m, constraint);
     for (uint32_t i = 0; i < n_kind; i++) {
         outcome o;
         submit(m, constraint, i, &o);
         wait_until(0);
         check_same(i, &alone[i], &o);
+        char *receipt = imp_receipt_json(e, 0);
+        const char *at = strstr(receipt, "\"speculation\":");
+        unsigned n_drafted, n_accepted;
+        if (at != NULL &&
+            sscanf(at, "\"speculation\":{\"drafted\":%u,\"accepted\":%u}", &n_drafted, &n_accepted) == 2)
+            in_receipts[0] += n_drafted, in_receipts[1] += n_accepted;
+        imp_free(receipt);
     }
     imp_engine_get_stats(e, &st);
     uint64_t drafted = st.n_drafted_tok, accepted = st.n_accepted_tok;
     assert_true(accepted > 0 && accepted <= drafted);
+    assert_true(in_receipts[0] == drafted && in_receipts[1] == accepted);
     close_engine(e, constraint);
 
     e = open_engine(0, 9, 0, kv, &m, constraint);
