@@ -5,7 +5,7 @@ import os
 import struct
 
 MAGIC, VERSION = 0x504D4943, 2
-LENS, CHUNKS, FUNCS, KV, PATH, TEXT = 16, 16, 32, 256, 1024, 400
+LENS, CHUNKS, PACKAGES, FUNCS, KV, PATH, TEXT = 16, 16, 16, 64, 256, 1024, 400
 OUT = os.path.join(os.path.dirname(__file__), "../../fuzz/corpus/coreml_worker")
 
 
@@ -29,7 +29,7 @@ def load(package="/p.mlpackage", compiled="/c.mlmodelc", n_package=1, lengths=(1
          kv=(), n_kv=None, chunks=1, first_kv=None, takes=3, slots=4, units=3):
     b = struct.pack("<I", len(lengths)) + u32s(lengths, LENS) + struct.pack("<III", width, dim, len(kv) if n_kv is None else n_kv)
     b += u32s(kv, KV) + struct.pack("<I", slots)
-    b += b"".join(text(package, PATH) for _ in range(FUNCS)) + b"".join(text(compiled, PATH) for _ in range(FUNCS))
+    b += b"".join(text(package, PATH) for _ in range(PACKAGES)) + b"".join(text(compiled, PATH) for _ in range(PACKAGES))
     b += struct.pack("<II", n_package, chunks)
     b += b"".join(text(f"{name}_{i}" if name else "", 32) for i in range(LENS))
     b += u32s([takes] * min(chunks, CHUNKS), CHUNKS)
@@ -83,6 +83,7 @@ CASES = {
     "takes": b"\0" + H + msg(3, load(takes=9)),
     "descend": b"\0" + H + msg(3, load(lengths=(32, 16))),
     "no_functions": b"\0" + H + msg(3, load(lengths=())),
+    "packages_far": b"\0" + H + msg(3, load(lengths=(8, 16, 24), chunks=8, n_package=24, dim=0, kv=(4,))),
     "packages": b"\0" + H + msg(3, load(n_package=3)),
     "packages_2": b"\0" + H + msg(3, load(n_package=2)) + msg(5, run(1, 2)),
     "no_name": b"\0" + H + msg(3, load(name="")),

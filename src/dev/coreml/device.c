@@ -111,9 +111,10 @@ static imp_status weigh(const ml_device *d, const imp_graph *g, sizes *z, imp_er
         }
     }
     imp_sys_free(need);
-    if (z->weights > MOST_WEIGHTS)
+    uint64_t most = d->info.functions ? MOST_WEIGHTS : MOST_WEIGHTS / 2; /* else a package for every length */
+    if (z->weights > most)
         return imp_fail(err, IMP_TOO_LARGE, "%s would hold %.1f GB of weights at fp16; %.1f GB are served",
-                        d->base.name, (double)z->weights * 1e-9, (double)MOST_WEIGHTS * 1e-9);
+                        d->base.name, (double)z->weights * 1e-9, (double)most * 1e-9);
     if (!d->info.functions) z->weights *= z->shape.n_len;
     return IMP_OK;
 }

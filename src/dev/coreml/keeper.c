@@ -40,8 +40,8 @@ void ml_say(ml_exec *x, const char *fmt, ...)
 
 /* What is known of the packages before any worker has them; freed when the first one has loaded. */
 typedef struct making {
-    char path[ML_WIRE_FUNCS][ML_WIRE_PATH]; /* "": not there (any more) */
-    uint64_t hash[ML_WIRE_FUNCS];
+    char path[ML_WIRE_PACKAGES][ML_WIRE_PATH]; /* "": not there (any more) */
+    uint64_t hash[ML_WIRE_PACKAGES];
 } making;
 
 static imp_status hash_file(const char *package, const char *name, uint64_t *h, imp_error *err)
@@ -136,16 +136,16 @@ static imp_status convert_some(ml_exec *x, making *m, uint32_t l, uint32_t n, im
     imp_status s = imp_ml_convert(x->graph, path, &o, &report, err);
     for (uint32_t c = 0; c < report.n_chunk; c++) { /* noted first: what was made is removed again */
         uint32_t k = joint ? c : c * ld->shape.n_len + l;
-        if (k < ML_WIRE_FUNCS)
+        if (k < ML_WIRE_PACKAGES)
             (void)snprintf(m->path[k], ML_WIRE_PATH, "%.511s", report.path[c]);
         else
             imp_sys_remove_tree(report.path[c]);
     }
     ld->n_chunk = report.n_chunk;
     ld->n_package = joint ? ld->n_chunk : ld->n_chunk * ld->shape.n_len;
-    if (s == IMP_OK && (ld->n_chunk > ML_WIRE_CHUNKS || ld->n_chunk * ld->shape.n_len > ML_WIRE_FUNCS))
-        s = imp_fail(err, IMP_TOO_LARGE, "the model would be %u Core ML programs in a row, more than %d",
-                     ld->n_chunk, ML_WIRE_CHUNKS);
+    if (s == IMP_OK && (ld->n_package > ML_WIRE_PACKAGES || ld->n_chunk * ld->shape.n_len > ML_WIRE_FUNCS))
+        s = imp_fail(err, IMP_TOO_LARGE, "the model would be %u Core ML packages, more than %d",
+                     ld->n_package, ML_WIRE_PACKAGES);
     for (uint32_t c = 0; c < ld->n_chunk && s == IMP_OK; c++) {
         uint32_t k = joint ? c : c * ld->shape.n_len + l;
         s = read_package(ld, c, l, n, m->path[k], err);
@@ -161,7 +161,7 @@ static imp_status convert_some(ml_exec *x, making *m, uint32_t l, uint32_t n, im
 
 static void remove_packages(making *m)
 {
-    for (uint32_t k = 0; k < ML_WIRE_FUNCS; k++)
+    for (uint32_t k = 0; k < ML_WIRE_PACKAGES; k++)
         if (m->path[k][0] != '\0') {
             imp_sys_remove_tree(m->path[k]);
             m->path[k][0] = '\0';

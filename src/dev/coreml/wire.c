@@ -89,7 +89,8 @@ static imp_status check_load(const ml_load *l, imp_error *err)
     const ml_shape *sh = &l->shape;
     IMP_TRY(check_shape(sh, err));
     bool some = l->n_chunk > 0 && l->n_chunk <= ML_WIRE_CHUNKS && l->n_chunk * sh->n_len <= ML_WIRE_FUNCS;
-    if (!some || (l->n_package != l->n_chunk && l->n_package != l->n_chunk * sh->n_len))
+    if (!some || l->n_package > ML_WIRE_PACKAGES ||
+        (l->n_package != l->n_chunk && l->n_package != l->n_chunk * sh->n_len))
         return imp_fail(err, IMP_FORMAT, "%u chunks in %u packages cannot be", l->n_chunk, l->n_package);
     for (uint32_t i = 0; i < l->n_package; i++)
         if (!ends(l->package[i], ML_WIRE_PATH) || !ends(l->compiled[i], ML_WIRE_PATH) ||

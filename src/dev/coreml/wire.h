@@ -16,7 +16,8 @@ enum {
     ML_WIRE_VERSION = 2,
     ML_WIRE_LENS = 16,
     ML_WIRE_CHUNKS = 16,
-    ML_WIRE_FUNCS = 32, /* of all chunks and lengths */
+    ML_WIRE_PACKAGES = 16,
+    ML_WIRE_FUNCS = 64, /* of all chunks and lengths */
     ML_WIRE_KV = 256,   /* layers */
     ML_WIRE_SLOTS = 64,
     ML_WIRE_TEXT = 400,
@@ -69,9 +70,10 @@ enum { ML_TAKES_MASK = 1, ML_TAKES_POOL = 2 };
 /* A model: chunks that follow each other, each with a function for every length; function chunk * n_len + length. */
 typedef struct ml_load {
     ml_shape shape;
-    char package[ML_WIRE_FUNCS][ML_WIRE_PATH];  /* [n_package] X.mlpackage; empty: a compiled one is there */
-    char compiled[ML_WIRE_FUNCS][ML_WIRE_PATH]; /* [n_package] where X.mlmodelc is, or is to be put */
-    uint32_t n_package;                         /* one a chunk, with all its lengths; or one a function */
+    char package[ML_WIRE_PACKAGES]
+                [ML_WIRE_PATH]; /* [n_package] X.mlpackage; empty: a compiled one is there */
+    char compiled[ML_WIRE_PACKAGES][ML_WIRE_PATH]; /* [n_package] where X.mlmodelc is, or is to be put */
+    uint32_t n_package;                            /* one a chunk, with all its lengths; or one a function */
     uint32_t n_chunk;
     char name[ML_WIRE_LENS][32];    /* of a length's function in the package of every chunk */
     uint32_t takes[ML_WIRE_CHUNKS]; /* beside "hidden": ML_TAKES_ bits */
