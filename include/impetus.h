@@ -123,6 +123,55 @@ imp_model *imp_engine_find(imp_engine *e, const char *id); /* NULL: unknown */
 void imp_model_release(imp_model *m);                      /* NULL is allowed */
 const imp_model_info *imp_model_get_info(const imp_model *m);
 
+/* ---- models by name, loaded when they are wanted --------------------------------------------- */
+
+typedef struct imp_model_source {
+    const char *path;
+    const char *id; /* NULL: the file's own name without suffix */
+    bool pinned;    /* once loaded it stays, whatever comes */
+    double keep_s;  /* seconds it stays loaded after its last request; < 0: until others need the room */
+} imp_model_source;
+/* Make a model known without loading it. INVALID: the name is taken. */
+IMP_MUST_USE imp_status imp_engine_add(imp_engine *e, const imp_model_source *s, imp_error *err);
+/* The same for all models that are found in a folder, now and later: NAME.gguf, and folders with a config.json. A name
+ * that is known already stays what it is; a folder that is not there has no models. */
+IMP_MUST_USE imp_status imp_engine_add_folder(imp_engine *e, const char *path, double keep_s, imp_error *err);
+/* Another name for a model; it need not be known yet. */
+IMP_MUST_USE imp_status imp_engine_add_alias(imp_engine *e, const char *alias, const char *id,
+                                             imp_error *err);
+
+/* m: a reference for the one who waited; NULL: err says why there is none. */
+typedef void (*imp_ready_fn)(void *user, imp_model *m, const imp_error *err);
+/* A model by name or alias, loaded first if it is not. OK with *now: a reference. OK without: fn comes later, once, from
+ * another thread. NOT_FOUND; BUSY: too many wait. fn NULL: NOT_READY instead of waiting. Models are loaded one at a
+ * time; to make room the least recently used one goes that has no requests and is not pinned. When all have requests,
+ * new ones for the least recently used wait until the load is done, and what runs there ends first. A model whose file
+ * has changed since it was loaded is loaded again in the same way. */
+IMP_MUST_USE imp_status imp_engine_acquire(imp_engine *e, const char *id, imp_model **now, imp_ready_fn fn,
+                                           void *user, imp_error *err);
+/* fn will not be called for user any more; false: it was, or is being called. */
+bool imp_engine_give_up(imp_engine *e, imp_ready_fn fn, void *user);
+/* imp_engine_acquire that blocks. */
+IMP_MUST_USE imp_status imp_engine_open(imp_engine *e, const char *id, imp_model **out, imp_error *err);
+/* Seconds it stays loaded after its last request from now on, as in imp_model_source; 0: unload it when nothing runs. false:
+ * it is pinned, and stays. */
+bool imp_model_keep(imp_model *m, double keep_s);
+
+typedef enum imp_model_state { IMP_MODEL_ABSENT, IMP_MODEL_LOADING, IMP_MODEL_LOADED } imp_model_state;
+/* A model that requests may name. What files say of it is read in the background: arch "" until then. */
+typedef struct imp_known_model {
+    char id[256], path[1024], arch[32], type[24];
+    uint64_t n_param, file_bytes;
+    uint32_t n_vocab, n_layer, n_embd, n_head, n_kv_head, n_ctx_train;
+    bool can_generate, can_embed, pinned;
+    int64_t modified; /* Unix seconds, of its file */
+    imp_model_state state;
+    double expires_s;   /* until it is unloaded; < 0: it is not, for want of use */
+    uint32_t n_waiting; /* requests that wait for it */
+} imp_known_model;
+/* All of them, loaded ones first, then by name; imp_free *out. NOMEM. */
+IMP_MUST_USE imp_status imp_engine_known(imp_engine *e, imp_known_model **out, size_t *n);
+
 /* Memory of a model, from the same code that allocates it. Bytes. */
 typedef struct imp_memory {
     uint64_t weights, kv, scratch, other, total;
@@ -212,8 +261,23 @@ typedef struct imp_sampling {
     uint64_t seed;           /* UINT64_MAX: random */
     const imp_logit_bias *bias;
     size_t n_bias;
+    float typical_p;      /* locally typical; 0 or 1: off */
+    float dynatemp_range; /* temperature +- this, by the entropy of what is left; 0: off */
+    float dynatemp_exponent;
+    float xtc_probability; /* how often the likeliest are left out; 0: off */
+    float xtc_threshold;   /* all but the last of those at least this likely; above 0.5: off */
+    float dry_multiplier;  /* against repeated sequences; 0: off */
+    float dry_base;
+    int32_t dry_allowed_length;     /* longer repeats cost multiplier * base ^ (length - this) */
+    int32_t dry_last_n;             /* window in tokens; -1: whole sequence, 0: off */
+    const char *const *dry_breaker; /* strings across which nothing counts as repeated */
+    size_t n_dry_breaker;
+    int32_t mirostat; /* 1, 2: in place of top_k, typical_p, top_p, min_p and xtc; 0: off */
+    float mirostat_tau, mirostat_eta;
 } imp_sampling;
-void imp_sampling_default(imp_sampling *s); /* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, rest off */
+/* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, rest off with the values that are usual when switched on:
+ * dynatemp_exponent 1, xtc_threshold 0.1, dry base 1.75, length 2, window -1, breakers newline : " *, mirostat tau 5, eta 0.1 */
+void imp_sampling_default(imp_sampling *s);
 
 /* What an answer must be. Compiled once (any thread), usable by many requests of the model; the last few are kept and
  * found again by their text. */

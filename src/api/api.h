@@ -58,6 +58,7 @@ typedef struct imp_api_request {
     const char *body;          /* may be NULL when n_body is 0; need not end in NUL */
     size_t n_body;
     imp_api_who who;
+    uint64_t waited_ns; /* for its model to be loaded, before this */
 } imp_api_request;
 
 typedef struct imp_api_config {

@@ -34,6 +34,12 @@ imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, 
     return IMP_OK;
 }
 
+void imp_call_waited(imp_api_call *c, uint64_t ns)
+{
+    c->waited_ns = ns;
+    c->t0_ns -= ns;
+}
+
 void imp_call_unref(imp_api_call *c)
 {
     if (atomic_fetch_sub(&c->refs, 1) != 1) return;
@@ -177,6 +183,7 @@ void imp_api_cancel(imp_api_call *c, imp_api_reason reason)
     if (first) c->reason = reason;
     imp_mutex_unlock(c->mu);
     if (first) cancel_all(c);
+    if (first && c->on_cancel) c->on_cancel(c);
 }
 
 static bool suits(const imp_model_info *info, bool embed)
@@ -201,7 +208,7 @@ imp_model *imp_api_model_named(imp_api *a, const char *id, imp_dialect dialect, 
     imp_model *m = find(a, id, dialect);
     if (!m)
         (void)imp_fail_field(err, IMP_NOT_FOUND, "model",
-                             "the model '%.200s' is not loaded here; the list of models says which are", id);
+                             "the model '%.200s' is not known here; the list of models says which are", id);
     return m;
 }
 

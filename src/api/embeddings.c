@@ -73,8 +73,9 @@ static void write_ollama(const embed_call *e, imp_buf *b)
         if (i) imp_buf_str(b, ",");
         write_vector(e, i, b);
     }
-    imp_buf_fmt(b, "],\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%zu}",
-                (unsigned long long)(imp_now_ns() - e->base.t0_ns), e->n_tok);
+    imp_buf_fmt(b, "],\"total_duration\":%llu,\"load_duration\":%llu,\"prompt_eval_count\":%zu}",
+                (unsigned long long)(imp_now_ns() - e->base.t0_ns), (unsigned long long)e->base.waited_ns,
+                e->n_tok);
 }
 
 static bool all_finite(const embed_call *e)
@@ -294,6 +295,8 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
         return NULL;
     }
     e->base.who = rq->who;
+    imp_call_waited(&e->base, rq->waited_ns);
+    if (!isnan(e->p.keep_s)) (void)imp_model_keep(e->model, e->p.keep_s); /* a pinned one stays longer */
     e->base.on_event = on_event;
     e->base.on_finish = on_finish;
     e->base.on_free = on_free;

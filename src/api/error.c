@@ -72,6 +72,8 @@ static const char *safe_text(const imp_error *e)
     case IMP_BUSY: return "too many requests are waiting: try again in a moment";
     case IMP_NOT_READY: /* with a field it is about what the request asked for */
         return e->field[0] ? e->text : "the server is not ready: try again in a moment";
+    case IMP_FORMAT: /* a model that could not be loaded */
+        return e->field[0] ? e->text : "the server failed on this request: its log says more";
     case IMP_CANCELLED:
         return "the request was cancelled by the server: it is shutting down or the model was unloaded";
     case IMP_NOMEM: return "the server is out of memory: try again later or send a smaller request";

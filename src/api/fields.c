@@ -35,7 +35,7 @@ typedef struct field {
 
 /* user, safety_identifier and prompt_cache_key are labels of the caller for its own bookkeeping; metadata and store
  * concern OpenAI's dashboard; service_tier, stream_options and the rest take only the values that
- * change nothing. keep_alive: loaded models stay loaded here, which is at least what it asks for. */
+ * change nothing. */
 static const field g_field[] = {
     {"model", EP_GENERATE | EP_VECTOR | EP_SHOW, F_STR, 1, 256, AT(model), NULL},
     {"messages", EP_CHAT | EP_OLLAMA_CHAT | EP_ANTHROPIC, F_JSON, 0, 0, AT(messages), NULL},
@@ -56,6 +56,19 @@ static const field g_field[] = {
     {"repeat_last_n", EP_OPENAI, F_INT, -1, INT_LAST, AT(repeat_last_n), NULL},
     {"presence_penalty", EP_OPENAI, F_NUM, -2, 2, AT(presence_penalty), NULL},
     {"frequency_penalty", EP_OPENAI, F_NUM, -2, 2, AT(frequency_penalty), NULL},
+    {"typical_p", EP_OPENAI, F_NUM, 0, 1, AT(typical_p), NULL},
+    {"dynatemp_range", EP_OPENAI, F_NUM, 0, 100, AT(dynatemp_range), NULL},
+    {"dynatemp_exponent", EP_OPENAI, F_NUM, 0, 100, AT(dynatemp_exponent), NULL},
+    {"xtc_probability", EP_OPENAI, F_NUM, 0, 1, AT(xtc_probability), NULL},
+    {"xtc_threshold", EP_OPENAI, F_NUM, 0, 1, AT(xtc_threshold), NULL},
+    {"dry_multiplier", EP_OPENAI, F_NUM, 0, 100, AT(dry_multiplier), NULL},
+    {"dry_base", EP_OPENAI, F_NUM, 1, 10, AT(dry_base), NULL},
+    {"dry_allowed_length", EP_OPENAI, F_INT, 0, INT_LAST, AT(dry_allowed_length), NULL},
+    {"dry_penalty_last_n", EP_OPENAI, F_INT, -1, INT_LAST, AT(dry_last_n), NULL},
+    {"dry_sequence_breakers", EP_OPENAI, F_JSON, 0, 0, AT(dry_breakers), NULL},
+    {"mirostat", EP_OPENAI, F_INT, 0, 2, AT(mirostat), NULL},
+    {"mirostat_tau", EP_OPENAI, F_NUM, 0, 100, AT(mirostat_tau), NULL},
+    {"mirostat_eta", EP_OPENAI, F_NUM, 0, 1, AT(mirostat_eta), NULL},
     {"seed", EP_OPENAI, F_INT, I64_FIRST, I64_LAST, AT(seed), NULL},
     {"stop", EP_OPENAI, F_JSON, 0, 0, AT(stop), NULL},
     {"logit_bias", EP_OPENAI, F_JSON, 0, 0, AT(logit_bias), NULL},
@@ -283,6 +296,7 @@ static imp_status check_generate(imp_api_params *p, imp_error *err)
     if (p->ep & EP_OLLAMA_TEXT) IMP_TRY(imp_api_ollama_params(p, err)); /* brings stop, too */
     IMP_TRY(imp_api_stop(p, err));
     IMP_TRY(imp_api_bias(p, err));
+    IMP_TRY(imp_api_dry_breakers(p, err));
     if (p->ep == EP_RESPONSES) IMP_TRY(imp_api_responses_params(p, err));
     IMP_TRY(imp_api_tools(p, err));
     IMP_TRY(imp_api_think(p, err));
@@ -323,8 +337,7 @@ static imp_status check_vector(imp_api_params *p, imp_error *err)
     if (p->encoding && strcmp(p->encoding, "float") != 0 && strcmp(p->encoding, "base64") != 0)
         return imp_fail_field(err, IMP_INVALID, "encoding_format",
                               "'encoding_format' must be \"float\" or \"base64\"");
-    if (p->keep_alive && !json_is_string(p->keep_alive) && !json_is_number(p->keep_alive))
-        return imp_fail_field(err, IMP_INVALID, "keep_alive", "'keep_alive' must be a string or a number");
+    IMP_TRY(imp_api_keep_alive(p->keep_alive, &p->keep_s, err));
     IMP_TRY(imp_api_ollama_options(p, err));
     if (p->prompt) {
         if (p->input) return imp_fail_field(err, IMP_INVALID, "prompt", "send 'prompt' or 'input', not both");
@@ -356,9 +369,22 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
                             .seed = IMP_UNSET,
                             .top_k = IMP_UNSET,
                             .repeat_last_n = IMP_UNSET,
+                            .dry_allowed_length = IMP_UNSET,
+                            .dry_last_n = IMP_UNSET,
+                            .mirostat = IMP_UNSET,
+                            .typical_p = NAN,
+                            .dynatemp_range = NAN,
+                            .dynatemp_exponent = NAN,
+                            .xtc_probability = NAN,
+                            .xtc_threshold = NAN,
+                            .dry_multiplier = NAN,
+                            .dry_base = NAN,
+                            .mirostat_tau = NAN,
+                            .mirostat_eta = NAN,
                             .temperature = NAN,
                             .top_p = NAN,
                             .min_p = NAN,
+                            .keep_s = NAN,
                             .repeat_penalty = NAN,
                             .presence_penalty = NAN,
                             .frequency_penalty = NAN,

@@ -221,15 +221,7 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     const imp_api_params *p = &g->p;
     *rq = (imp_request){.kind = IMP_REQUEST_GENERATE, .n_input = 1};
     imp_sampling *s = &rq->sampling;
-    imp_sampling_default(s);
-    if (!isnan(p->temperature)) s->temperature = (float)p->temperature;
-    if (!isnan(p->top_p)) s->top_p = (float)p->top_p;
-    if (!isnan(p->min_p)) s->min_p = (float)p->min_p;
-    if (!isnan(p->repeat_penalty)) s->repeat_penalty = (float)p->repeat_penalty;
-    if (!isnan(p->presence_penalty)) s->presence_penalty = (float)p->presence_penalty;
-    if (!isnan(p->frequency_penalty)) s->frequency_penalty = (float)p->frequency_penalty;
-    if (p->top_k != IMP_UNSET) s->top_k = (int32_t)IMP_MAX(p->top_k, 0);
-    if (p->repeat_last_n != IMP_UNSET) s->repeat_last_n = (int32_t)p->repeat_last_n;
+    imp_api_sampling(p, s);
     uint32_t n_vocab = imp_model_get_info(g->model)->n_vocab;
     for (size_t i = 0; i < p->n_bias; i++)
         if ((uint32_t)p->bias[i].id >= n_vocab)
@@ -340,14 +332,16 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
     if (st == IMP_OK && ep == EP_RESPONSES) st = imp_api_responses_input(a, rq->who.client, &g->p, &err);
     if (st == IMP_OK) {
         g->model = imp_api_model(a, g->p.model, false, dialect, &err);
-        if (g->model && imp_api_ollama_load(&g->p, g->model, s)) {
-            imp_model_release(g->model);
-            imp_api_params_deinit(&g->p);
-            imp_sys_free(g);
-            return NULL;
-        }
-        st = g->model ? prepare(g, &err) : err.status;
+        st = g->model ? IMP_OK : err.status;
     }
+    if (st == IMP_OK && g->p.load) {
+        imp_api_load(&g->p, g->model, s, rq->waited_ns);
+        imp_model_release(g->model);
+        imp_api_params_deinit(&g->p);
+        imp_sys_free(g);
+        return NULL;
+    }
+    if (st == IMP_OK) st = prepare(g, &err);
     size_t n_slot = g->n_prompt * (size_t)g->p.n;
     if (st == IMP_OK) {
         g->choice = imp_arena_array(g->p.arena, n_slot, sizeof *g->choice);
@@ -363,6 +357,8 @@ imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoi
         return NULL;
     }
     g->base.who = rq->who;
+    imp_call_waited(&g->base, rq->waited_ns);
+    if (!isnan(g->p.keep_s)) (void)imp_model_keep(g->model, g->p.keep_s); /* a pinned one stays longer */
     imp_api_make_id(a, g->format->id_prefix, g->id);
     g->created = (int64_t)time(NULL);
     g->base.on_event = on_event;

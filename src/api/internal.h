@@ -63,6 +63,12 @@ typedef struct imp_api_params {
     int64_t n, best_of, max_tok, max_completion_tok, top_logprobs, logprobs, dimensions;
     int64_t seed, top_k, repeat_last_n, priority;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    double typical_p, dynatemp_range, dynatemp_exponent, xtc_probability, xtc_threshold, dry_multiplier,
+        dry_base, mirostat_tau, mirostat_eta;
+    int64_t dry_allowed_length, dry_last_n, mirostat;
+    json_t *dry_breakers;
+    const char **dry_breaker; /* [n_dry_breaker], when dry_breakers was given */
+    size_t n_dry_breaker;
     const char *encoding;
     const char *system; /* Ollama's generate; Anthropic's is in system_blocks */
     json_t *system_blocks, *format, *think;
@@ -96,6 +102,7 @@ typedef struct imp_api_params {
     bool want_receipt;
     const char *require; /* in root */
     int64_t num_ctx;     /* Ollama options.num_ctx, 0: not given */
+    double keep_s;       /* keep_alive in seconds, < 0: for ever; NAN: not given */
 } imp_api_params;
 
 #define IMP_UNSET INT64_MIN /* an integer field that was not given; numbers use NAN */
@@ -144,13 +151,16 @@ size_t imp_api_n_input(const json_t *v);
 /* ollama.c: options, format and keep_alive of its chat and generate; and what a prompt becomes. */
 imp_status imp_api_ollama_params(imp_api_params *p, imp_error *err);
 /* A request without a prompt only wants the model loaded: answered here; false: it is none. */
-bool imp_api_ollama_load(const imp_api_params *p, const imp_model *m, const imp_api_sink *s);
 imp_status imp_api_ollama_prompt(imp_api_params *p, const imp_model *m, imp_error *err);
 /* anthropic.c: messages whose content is blocks, and the field `system` before them. */
 imp_status imp_api_anthropic_messages(imp_api_params *p, imp_error *err);
 void imp_api_count_tokens(imp_api *a, const imp_api_request *rq, const imp_api_sink *s);
 /* constraint.c: what the answer must be, compiled for the model; *out NULL: nothing was asked. imp_constraint_free it. */
 imp_status imp_api_constraint(const imp_api_params *p, imp_model *m, imp_constraint **out, imp_error *err);
+
+/* sampling.c: what fields and options say of sampling, over imp_sampling_default. */
+imp_status imp_api_dry_breakers(imp_api_params *p, imp_error *err);
+void imp_api_sampling(const imp_api_params *p, imp_sampling *s);
 
 /* ---- JSON out ---------------------------------------------------------------------------------- */
 void imp_json_str(imp_buf *b, const char *s, size_t n); /* with quotes; invalid UTF-8 becomes U+FFFD */
@@ -181,6 +191,7 @@ struct imp_api {
     imp_hist first_token, output_token, inter_token, request;
     _Atomic uint64_t n_finish[4]; /* requests by imp_finish */
 };
+void imp_api_time(char out[32], int64_t at); /* RFC 3339, from Unix seconds */
 void imp_api_make_id(imp_api *a, const char *prefix, char out[48]);
 
 /* ---- errors ------------------------------------------------------------------------------------ */
@@ -220,15 +231,18 @@ struct imp_api_call {
     imp_error err;            /* the first failure; status OK: none */
     uint64_t t0_ns, first_ns; /* first_ns: of the first text; 0: none yet */
     imp_api_note note;        /* model and tokens so far */
+    uint64_t waited_ns;       /* part of the time since t0_ns: for the model to be loaded */
     void (*on_event)(imp_api_call *c, imp_call_slot *slot,
                      const imp_event *ev); /* under mu; not DONE's last */
     void (*on_start)(imp_api_call *c);     /* under mu */
     void (*on_finish)(imp_api_call *c);    /* all done; must call sink.end in the end, then imp_call_unref */
+    void (*on_cancel)(imp_api_call *c);    /* a call that waits for no engine request; NULL: nothing to do */
     void (*on_free)(imp_api_call *c);      /* frees what the kind added */
 };
 /* c: zeroed memory from imp_sys_calloc that starts with an imp_api_call; n_slot >= 1. On failure c is untouched. */
 imp_status imp_call_init(imp_api_call *c, imp_api *a, const imp_api_sink *sink, imp_dialect dialect,
                          size_t n_slot);
+void imp_call_waited(imp_api_call *c, uint64_t ns); /* it came that long before imp_call_init */
 imp_status imp_call_submit(imp_api_call *c, size_t i, imp_model *m, imp_request *rq, imp_error *err);
 /* After the last submit: err NULL lets the events through, else the submitted ones are cancelled and err answered. */
 void imp_call_go(imp_api_call *c, const imp_error *err);
@@ -237,6 +251,18 @@ void imp_call_unref(imp_api_call *c);
 imp_model *imp_api_model_named(imp_api *a, const char *id, imp_dialect dialect, imp_error *err);
 /* The model a request means. NULL: err says why (NOT_FOUND, INVALID). */
 imp_model *imp_api_model(imp_api *a, const char *id, bool embed, imp_dialect dialect, imp_error *err);
+
+/* wait.c: what route.c does with a request whose handler is fn. */
+typedef imp_api_call *(*imp_api_handler)(imp_api *a, const imp_api_request *rq, imp_endpoint ep,
+                                         const imp_api_sink *s);
+/* Hand the request to fn when the model that it names is loaded, and keep it loaded meanwhile. */
+imp_api_call *imp_api_with_model(imp_api *a, const imp_api_request *rq, imp_endpoint ep, imp_api_handler fn,
+                                 const imp_api_sink *s);
+/* Ollama's keep_alive: a duration ("5m", "-1"), or seconds. IMP_OK and *s NAN: not given. */
+imp_status imp_api_keep_alive(const json_t *v, double *s, imp_error *err);
+/* ollama.c: the answer to a request whose `load` is set, which only loads its model, or unloads it. m NULL: it was not
+ * loaded when it should be unloaded. */
+void imp_api_load(const imp_api_params *p, imp_model *m, const imp_api_sink *s, uint64_t waited_ns);
 
 /* ---- handlers ----------------------------------------------------------------------------------- */
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);

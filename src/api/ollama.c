@@ -22,6 +22,18 @@ static const option g_option[] = {{"num_predict", true, -2, 2147483647, AT(max_t
                                   {"top_k", true, -1, 2147483647, AT(top_k)},
                                   {"seed", true, -9007199254740992, 9007199254740992, AT(seed)},
                                   {"repeat_last_n", true, -1, 2147483647, AT(repeat_last_n)},
+                                  {"typical_p", false, 0, 1, AT(typical_p)},
+                                  {"dynatemp_range", false, 0, 100, AT(dynatemp_range)},
+                                  {"dynatemp_exponent", false, 0, 100, AT(dynatemp_exponent)},
+                                  {"xtc_probability", false, 0, 1, AT(xtc_probability)},
+                                  {"xtc_threshold", false, 0, 1, AT(xtc_threshold)},
+                                  {"dry_multiplier", false, 0, 100, AT(dry_multiplier)},
+                                  {"dry_base", false, 1, 10, AT(dry_base)},
+                                  {"dry_allowed_length", true, 0, 2147483647, AT(dry_allowed_length)},
+                                  {"dry_penalty_last_n", true, -1, 2147483647, AT(dry_last_n)},
+                                  {"mirostat", true, 0, 2, AT(mirostat)},
+                                  {"mirostat_tau", false, 0, 100, AT(mirostat_tau)},
+                                  {"mirostat_eta", false, 0, 1, AT(mirostat_eta)},
                                   {"temperature", false, 0, 2, AT(temperature)},
                                   {"top_p", false, 0, 1, AT(top_p)},
                                   {"min_p", false, 0, 1, AT(min_p)},
@@ -46,6 +58,10 @@ static imp_status set_option(imp_api_params *p, const char *key, json_t *v, imp_
                        : bad_option(key, "must be a number or boolean", err);
     if (strcmp(key, "stop") == 0) {
         p->stop = v;
+        return IMP_OK;
+    }
+    if (strcmp(key, "dry_sequence_breakers") == 0) {
+        p->dry_breakers = v;
         return IMP_OK;
     }
     for (size_t i = 0; i < IMP_COUNT(g_option); i++) {
@@ -73,8 +89,7 @@ imp_status imp_api_ollama_params(imp_api_params *p, imp_error *err)
         return imp_fail_field(err, IMP_INVALID, "options", "'options' must be an object");
     json_object_foreach(p->options, key, v) if (!json_is_null(v)) IMP_TRY(set_option(p, key, v, err));
     if (p->max_tok != IMP_UNSET && p->max_tok <= 0) p->max_tok = IMP_UNSET; /* -1, -2: to the end */
-    if (p->keep_alive && !json_is_string(p->keep_alive) && !json_is_number(p->keep_alive))
-        return imp_fail_field(err, IMP_INVALID, "keep_alive", "'keep_alive' must be a string or a number");
+    IMP_TRY(imp_api_keep_alive(p->keep_alive, &p->keep_s, err));
     bool json = json_is_string(p->format) && strcmp(json_string_value(p->format), "json") == 0;
     bool none = json_is_string(p->format) && json_string_length(p->format) == 0;
     if (none) p->format = NULL;
@@ -109,10 +124,8 @@ imp_status imp_api_ollama_prompt(imp_api_params *p, const imp_model *m, imp_erro
 
 static void begin(const gen_call *g, imp_buf *b)
 {
-    time_t t = (time_t)g->created;
-    struct tm tm;
-    char when[32] = "1970-01-01T00:00:00Z";
-    if (gmtime_r(&t, &tm)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    char when[32];
+    imp_api_time(when, g->created);
     imp_buf_str(b, "{\"model\":");
     imp_json_cstr(b, g->model_id);
     imp_buf_fmt(b, ",\"created_at\":\"%s\",", when);
@@ -143,17 +156,26 @@ static void content(const gen_call *g, const imp_buf *text, const imp_buf *thoug
     if (chat) imp_buf_str(b, "}");
 }
 
-bool imp_api_ollama_load(const imp_api_params *p, const imp_model *m, const imp_api_sink *s)
+void imp_api_load(const imp_api_params *p, imp_model *m, const imp_api_sink *s, uint64_t waited_ns)
 {
-    if (!p->load) return false;
-    gen_call g = {.p = *p, .model_id = imp_model_get_info(m)->id, .created = (int64_t)time(NULL)};
+    bool go = p->keep_s == 0;
+    if (go && m != NULL && !imp_model_keep(m, 0)) {
+        imp_error err;
+        (void)imp_fail_field(&err, IMP_INVALID, "keep_alive",
+                             "the model '%.200s' is pinned: this server keeps it loaded", p->model);
+        imp_api_fail(s, IMP_OLLAMA, &err);
+        return;
+    }
+    if (!go && !isnan(p->keep_s)) (void)imp_model_keep(m, p->keep_s); /* a pinned one stays longer */
+    gen_call g = {.p = *p,
+                  .model_id = m != NULL ? imp_model_get_info(m)->id : p->model,
+                  .created = (int64_t)time(NULL)};
     imp_buf b = {0};
-    bool go = json_is_number(p->keep_alive) && json_number_value(p->keep_alive) == 0;
     begin(&g, &b);
     content(&g, NULL, NULL, NULL, 0, &b);
-    imp_buf_fmt(&b, ",\"done\":true,\"done_reason\":\"%s\"}", go ? "unload" : "load");
+    imp_buf_fmt(&b, ",\"done\":true,\"done_reason\":\"%s\",\"load_duration\":%llu}", go ? "unload" : "load",
+                (unsigned long long)waited_ns);
     imp_api_answer(s, 200, &b);
-    return true;
 }
 
 static void counts(const gen_call *g, const gen_choice *c, imp_buf *b)
@@ -162,10 +184,11 @@ static void counts(const gen_call *g, const gen_choice *c, imp_buf *b)
     uint64_t total = imp_now_ns() - g->base.t0_ns;
     imp_buf_fmt(
         b,
-        ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":0,"
+        ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":%llu,"
         "\"prompt_eval_count\":%u,\"prompt_eval_duration\":%llu,\"eval_count\":%u,\"eval_duration\":%llu",
-        c->finish == IMP_FINISH_LENGTH ? "length" : "stop", (unsigned long long)total, u->n_prompt,
-        (unsigned long long)(u->prefill_ms * 1e6), u->n_generated, (unsigned long long)(u->decode_ms * 1e6));
+        c->finish == IMP_FINISH_LENGTH ? "length" : "stop", (unsigned long long)total,
+        (unsigned long long)g->base.waited_ns, u->n_prompt, (unsigned long long)(u->prefill_ms * 1e6),
+        u->n_generated, (unsigned long long)(u->decode_ms * 1e6));
     if (g->p.want_receipt) imp_api_write_receipts(&g->base, b);
     imp_buf_str(b, "}");
 }

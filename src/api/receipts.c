@@ -155,7 +155,8 @@ static imp_status plan_answer(imp_api *a, json_t *root, imp_buf *b, imp_error *e
     if (!m && !r.model) (void)imp_engine_models(a->config.engine, &m, 1);
     if (!m)
         return imp_fail_field(err, IMP_NOT_FOUND, "model",
-                              "the model '%.200s' is not loaded here; the list of models says which are",
+                              "the model '%.200s' is not loaded here; a request that names it loads it, and "
+                              "the list of models says which there are",
                               r.model ? r.model : "");
     imp_status st = write_plan(a, m, &r, b, err);
     imp_model_release(m);

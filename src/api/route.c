@@ -104,15 +104,20 @@ const char *imp_api_allow(const char *path)
     return g_route[i].ep ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
 }
 
+/* Ready: a request that names a model can be answered, if need be after loading it. */
 static void ready(imp_api *a, const imp_api_sink *s)
 {
-    size_t n = imp_engine_models(a->config.engine, NULL, 0);
-    bool draining = atomic_load(&a->draining), ok = n > 0 && !draining;
+    imp_known_model *list;
+    size_t n = 0, n_known = 0;
+    if (imp_engine_known(a->config.engine, &list, &n_known) == IMP_OK)
+        for (size_t i = 0; i < n_known; i++) n += list[i].state == IMP_MODEL_LOADED;
+    imp_free(list);
+    bool draining = atomic_load(&a->draining), ok = n_known > 0 && !draining;
     imp_buf b = {0};
     imp_buf_fmt(&b, "{\"status\":\"%s\",\"models\":%zu}",
                 ok         ? "ready"
                 : draining ? "stopping"
-                           : "no model is loaded",
+                           : "there is no model",
                 n);
     imp_api_answer(s, ok ? 200 : 503, &b);
 }
@@ -138,6 +143,34 @@ static void text_answer(const imp_api_sink *s, const char *json)
     imp_api_answer(s, 200, &b);
 }
 
+static imp_api_call *count_tokens(imp_api *a, const imp_api_request *rq, imp_endpoint ep,
+                                  const imp_api_sink *s)
+{
+    (void)ep;
+    imp_api_count_tokens(a, rq, s);
+    return NULL;
+}
+
+static imp_api_call *rerank(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
+{
+    (void)ep;
+    return imp_api_rerank(a, rq, s);
+}
+
+static imp_api_call *tokenize(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
+{
+    (void)ep;
+    imp_api_tokens(a, rq, false, s);
+    return NULL;
+}
+
+static imp_api_call *detokenize(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s)
+{
+    (void)ep;
+    imp_api_tokens(a, rq, true, s);
+    return NULL;
+}
+
 imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
 {
     imp_dialect dialect = imp_api_dialect(rq->path);
@@ -161,12 +194,12 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
         return NULL;
     }
     switch (r->kind) {
-    case R_GENERATE: return imp_api_generate(a, rq, r->ep, s);
-    case R_VECTOR: return imp_api_embed(a, rq, r->ep, s);
-    case R_RERANK: return imp_api_rerank(a, rq, s);
-    case R_TOKENIZE: imp_api_tokens(a, rq, false, s); break;
-    case R_DETOKENIZE: imp_api_tokens(a, rq, true, s); break;
-    case R_COUNT: imp_api_count_tokens(a, rq, s); break;
+    case R_GENERATE: return imp_api_with_model(a, rq, r->ep, imp_api_generate, s);
+    case R_VECTOR: return imp_api_with_model(a, rq, r->ep, imp_api_embed, s);
+    case R_COUNT: return imp_api_with_model(a, rq, r->ep, count_tokens, s);
+    case R_RERANK: return imp_api_with_model(a, rq, r->ep, rerank, s);
+    case R_TOKENIZE: return imp_api_with_model(a, rq, r->ep, tokenize, s);
+    case R_DETOKENIZE: return imp_api_with_model(a, rq, r->ep, detokenize, s);
     case R_RESPONSE: imp_api_response_one(a, rq, rq->path + strlen(r->path), s); break;
     case R_MODELS: imp_api_models(a, s); break;
     case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;

@@ -49,6 +49,10 @@ app_result cmd_calibrate(app *a);
 app_result cmd_explain(app *a);
 app_result cmd_render(app *a);
 app_result cmd_quantize(app *a);
+app_result cmd_list(app *a);
+app_result cmd_rm(app *a);
+app_result cmd_ps(app *a);
+app_result cmd_stop(app *a);
 
 /* ---- help.c ---- */
 const app_cmd *app_cmd_at(app_cmd_id id);
@@ -67,11 +71,34 @@ imp_status app_configure_pack_cache(app *a);
 /* The engine as the options ask for it; idempotent. */
 imp_status app_engine(app *a);
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out);
+/* Say so when its context is beyond what it was made for. */
+void app_warn_ctx(const imp_model *m);
 /* The database's path: --database, or the usual place; NULL when the environment does not say where that is. */
 const char *app_db_path(app *a);
 /* The compute threads that the options ask for, at least 1. */
 uint32_t app_n_thread(const app *a);
 bool app_has_suffix(const char *s, const char *suffix);
+
+/* ---- store.c ---- */
+/* Folders in which a bare name is looked up: the user's store first, then those of the program. false: no more. */
+bool app_store_dir(unsigned i, char *out, size_t cap);
+/* Every model in the store and the folders of --models-dir, each name once. */
+typedef struct app_stored {
+    const char *id, *path; /* arena */
+    unsigned origin;       /* as i of app_store_dir; UINT_MAX: --models-dir */
+} app_stored;
+imp_status app_store_list(app *a, app_stored **out, size_t *n);
+/* The path of the model called `name`, from the arena; NULL: there is none. */
+const char *app_store_find(app *a, const char *name);
+/* serve: the models of -m, checked before anything is loaded; then all that the engine shall know, those of -m first.
+ * on_loaded: each pinned model, once it is loaded. */
+imp_status app_models_check(app *a);
+imp_status app_models_add(app *a, void (*on_loaded)(void *user, const imp_model *m), void *user);
+
+/* ---- ask.c ---- */
+/* One request to the server of --host and --port; its JSON answer, a new reference. body NULL: GET. The server's own error
+ * text fails the call. */
+imp_status app_ask(app *a, const char *path, json_t *body, json_t **out, imp_error *err);
 
 /* ---- request.c ---- */
 /* What a command wants to hear while a request runs. Any may be NULL. text: on the main thread, in order; false

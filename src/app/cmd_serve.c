@@ -1,6 +1,6 @@
 /* app/cmd_serve.c - `impetus serve`: models over HTTP until a signal comes.
  *
- * Idea:    load everything first, then listen: a client that can connect can be served. The first SIGINT or SIGTERM
+ * Idea:    load what -m names first, then listen: a client that can connect can be served. The first SIGINT or SIGTERM
  *          stops listening and lets running answers finish (--drain seconds); a second one ends the program at once.
  *          SIGHUP reads API keys and certificate again and opens the access log anew.
  * Threads: the main thread sleeps; http and engine bring their own. */
@@ -35,18 +35,6 @@ static char *hardware_text(void *user)
     return copy;
 }
 
-/* "NAME=PATH" or "PATH"; a path that exists as it stands is a path, whatever it is spelled like. */
-static const char *split_name(app *a, const char *arg, const char **name)
-{
-    const char *eq = strchr(arg, '=');
-    *name = NULL;
-    if (!eq || eq == arg || imp_sys_is_file(arg) || imp_sys_is_dir(arg) ||
-        memchr(arg, '/', (size_t)(eq - arg)))
-        return arg;
-    *name = imp_arena_strndup(a->arena, arg, (size_t)(eq - arg));
-    return eq + 1;
-}
-
 static void say_devices(server *s)
 {
     char line[400];
@@ -59,8 +47,9 @@ static void say_devices(server *s)
                 s->host.other[i].reason);
 }
 
-static void say_model(server *s, const imp_model *m)
+static void say_model(void *user, const imp_model *m)
 {
+    server *s = user;
     const imp_model_info *i = imp_model_get_info(m);
     imp_memory mem;
     char param[32], size[32], total[32], weights[32], kv[32], scratch[32];
@@ -75,30 +64,18 @@ static void say_model(server *s, const imp_model *m)
                 : "embeddings");
 }
 
-/* Before anything is printed or loaded: are they all there? */
-static imp_status find_models(server *s)
+/* Models that wait to be named. */
+static void say_more(server *s)
 {
-    const app_value *v = &s->a->opt.v[OPT_MODELS];
-    for (size_t i = 0; i < v->n; i++) {
-        const char *name, *path = split_name(s->a, v->strs[i], &name);
-        IMP_TRY(app_model_path(s->a, path, &path, &s->a->err));
+    imp_known_model *list;
+    size_t n, n_more = 0;
+    if (imp_engine_known(s->a->engine, &list, &n) != IMP_OK) return;
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].state == IMP_MODEL_LOADED) continue;
+        fprintf(s->say, "%s%s", n_more++ == 0 ? "on demand: " : ", ", list[i].id);
     }
-    return IMP_OK;
-}
-
-static imp_status load_models(server *s)
-{
-    const app_value *v = &s->a->opt.v[OPT_MODELS];
-    for (size_t i = 0; i < v->n; i++) {
-        const char *name, *path = split_name(s->a, v->strs[i], &name);
-        imp_model *m;
-        if (app_term_shows_progress()) fprintf(stderr, "loading %s...", path);
-        imp_status r = app_load(s->a, path, name, &m);
-        if (app_term_shows_progress()) fputs("\r\033[K", stderr);
-        IMP_TRY(r);
-        say_model(s, m);
-    }
-    return IMP_OK;
+    if (n_more > 0) fputc('\n', s->say);
+    imp_free(list);
 }
 
 static void address(const server *s, char *out, size_t cap)
@@ -117,7 +94,10 @@ static void say_listening(server *s)
     const char *key = s->conf.key_file ? " -H \"Authorization: Bearer $KEY\"" : "";
     address(s, url, sizeof url);
     fprintf(s->say, "Listening on %s\npage    %s/\n", url, url);
-    if (imp_engine_models(s->a->engine, m, 1) == 0) return;
+    if (imp_engine_models(s->a->engine, m, 1) == 0) {
+        fflush(s->say);
+        return;
+    }
     const imp_model_info *i = imp_model_get_info(m[0]);
     fputs("try     ", s->say);
     if (!i->can_generate)
@@ -205,14 +185,16 @@ app_result cmd_serve(app *a)
     bool json = opt_on(&a->opt, OPT_JSON);
     server s = {.a = a, .say = json ? stderr : stdout};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
-    if (a->opt.v[OPT_MODELS].n == 0) return app_usage(a, "no model; give at least one with -m PATH");
     sigemptyset(&ignore.sa_mask);
     sigaction(SIGPIPE, &ignore, NULL); /* a client that goes away must not end the server */
-    if (configure(&s) != IMP_OK || find_models(&s) != IMP_OK || imp_host_read(&s.host, &a->err) != IMP_OK)
+    if (a->opt.v[OPT_MODELS].n == 0 && !opt_on(&a->opt, OPT_ON_DEMAND))
+        return app_usage(a, "no model; give at least one with -m PATH");
+    if (configure(&s) != IMP_OK || app_models_check(a) != IMP_OK || imp_host_read(&s.host, &a->err) != IMP_OK)
         return APP_FAILED;
     say_devices(&s);
     fflush(s.say);
-    if (app_engine(a) != IMP_OK || load_models(&s) != IMP_OK) return APP_FAILED;
+    if (app_engine(a) != IMP_OK || app_models_add(a, say_model, &s) != IMP_OK) return APP_FAILED;
+    say_more(&s);
     imp_sys_raise_max_files();
     app_signals_catch(true);
     app_signals_catch_hangup();

@@ -5,8 +5,12 @@
 
 static const app_cmd commands[N_CMD] = {
     [CMD_SERVE] =
-        {"serve", "-m MODEL [-m NAME=MODEL]... [--port P]", "serve models over HTTP", 0, 0,
-         "Loads the models and answers the OpenAI API (chat, completions, embeddings, streaming) and the\n"
+        {"serve", "[-m MODEL]... [-m NAME=MODEL]... [--port P]", "serve models over HTTP", 0, 0,
+         "Loads the models of -m; those of the store and of --models-dir are loaded when a request names "
+         "one, "
+         "and go\n"
+         "when others need the memory or nobody has used them for --keep-alive. Answers the OpenAI API "
+         "(chat, completions, embeddings, streaming) and the\n"
          "embeddings of the Ollama API. Ctrl-C lets running answers finish; a second one stops at once.",
          cmd_serve},
     [CMD_RUN] =
@@ -100,6 +104,25 @@ static const app_cmd commands[N_CMD] = {
          "first and\n"
          "weighs errors by how strongly each column is used.",
          cmd_quantize},
+    [CMD_LIST] = {"list", "", "the models in the store", 0, 0,
+                  "What a bare name finds: the user's models, those that came with the program, and those of "
+                  "--models-dir.",
+                  cmd_list},
+    [CMD_RM] =
+        {"rm", "MODEL", "remove a model from the store", 1, 1,
+         "MODEL is a name of the user's own store. A server that has it loaded goes on with it until it "
+         "is unloaded.",
+         cmd_rm},
+    [CMD_PS] =
+        {"ps", "", "the models that a running server has loaded", 0, 0,
+         "Asks the server at --host and --port: memory, device, context, and when it will be unloaded.",
+         cmd_ps},
+    [CMD_STOP] =
+        {"stop", "MODEL", "unload a model from a running server", 1, 1,
+         "Requests that run are finished first. The next request that names it loads it again. Models "
+         "that are pinned\n"
+         "(-m) stay.",
+         cmd_stop},
 };
 
 const app_cmd *app_cmd_at(app_cmd_id id)

@@ -21,33 +21,6 @@ static imp_status not_a_path(const char *model, imp_error *err)
         model);
 }
 
-/* Folders in which a bare name is looked up: the user's, then those that came with the program (beside the build, or
- * installed). false: there are no more. */
-static bool model_dir(unsigned i, char *out, size_t cap)
-{
-    const char *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    char exe[3000];
-    if (i == 0 && xdg && *xdg) return snprintf(out, cap, "%s/impetus/models", xdg) > 0;
-    if (i == 0) return snprintf(out, cap, "%s/.local/share/impetus/models", home ? home : "") > 0;
-    if (i > 2 || !imp_sys_program_dir(exe, sizeof exe)) return false;
-    return snprintf(out, cap, "%s/%s", exe, i == 1 ? "../models" : "../share/impetus/models") > 0;
-}
-
-/* The path of the model called `name`, from the arena; NULL: there is none. */
-static const char *find_by_name(app *a, const char *name)
-{
-    static const char *const ending[] = {".gguf", "/config.json"};
-    char dir[3200], path[4096];
-    if (strchr(name, '/') || name[0] == '.') return NULL;
-    for (unsigned i = 0; model_dir(i, dir, sizeof dir); i++)
-        for (size_t k = 0; k < IMP_COUNT(ending); k++) {
-            int n = snprintf(path, sizeof path, "%s/%s%s", dir, name, ending[k]);
-            if (n < 0 || (size_t)n >= sizeof path || !imp_sys_is_file(path)) continue;
-            return imp_arena_strndup(a->arena, path, (size_t)n - (k == 1 ? strlen(ending[1]) : 0));
-        }
-    return NULL;
-}
-
 imp_status app_model_path(app *a, const char *model, const char **path, imp_error *err)
 {
     *path = model;
@@ -65,7 +38,7 @@ imp_status app_model_path(app *a, const char *model, const char **path, imp_erro
     if (access(model, F_OK) == 0)
         return imp_fail(err, IMP_FORMAT, "'%.200s' is neither a file nor a folder", model);
     if (errno == EACCES) return imp_fail(err, IMP_IO, "'%.200s' may not be read by this user", model);
-    const char *found = find_by_name(a, model);
+    const char *found = app_store_find(a, model);
     if (!found) return not_a_path(model, err);
     *path = found;
     return IMP_OK;
@@ -180,11 +153,16 @@ imp_status app_load(app *a, const char *model, const char *id, imp_model **out)
     IMP_TRY(app_model_path(a, model, &path, &a->err));
     IMP_TRY(app_engine(a));
     IMP_TRY(imp_engine_load(a->engine, path, id, out, &a->err));
-    const imp_model_info *i = imp_model_get_info(*out);
+    app_warn_ctx(*out);
+    return IMP_OK;
+}
+
+void app_warn_ctx(const imp_model *m)
+{
+    const imp_model_info *i = imp_model_get_info(m);
     if (i->n_ctx_train && i->n_ctx > i->n_ctx_train)
         imp_log(IMP_LOG_WARN, "%s: a context of %u is beyond the %u tokens the model was made for", i->id,
                 i->n_ctx, i->n_ctx_train);
-    return IMP_OK;
 }
 
 bool app_has_suffix(const char *s, const char *suffix)

@@ -27,6 +27,10 @@ typedef enum app_cmd_id {
     CMD_EXPLAIN,
     CMD_RENDER,
     CMD_QUANTIZE,
+    CMD_LIST,
+    CMD_RM,
+    CMD_PS,
+    CMD_STOP,
     N_CMD
 } app_cmd_id;
 
@@ -36,6 +40,7 @@ typedef enum app_cmd_id {
 #define CMDS_LOAD                                                                                            \
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(TOKENIZE) | C_(DETOKENIZE) | C_(LOGITS) | C_(PERPLEXITY))
 #define CMDS_SIZED (CMDS_LOAD | C_(PLAN))
+#define CMDS_ASK   (C_(SERVE) | C_(PS) | C_(STOP))
 #define CMDS_DEV   (CMDS_SIZED | C_(BENCH))
 #define CMDS_STORE                                                                                           \
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(PLAN) | C_(CALIBRATE) | C_(EXPLAIN) | C_(DEVICES) | C_(QUANTIZE))
@@ -56,10 +61,20 @@ typedef enum app_opt_type {
 #define APP_OPT_LIST(X)                                                                                      \
     X(MODELS, "model", 'm', TYPE_STRS, 0, 0, NULL, "[NAME=]PATH", C_(SERVE),                                 \
       "a model to serve; repeat for more")                                                                   \
-    X(HOST, "host", 0, TYPE_STR, 0, 0, "127.0.0.1", "H", C_(SERVE), "address to listen on")                  \
-    X(PORT, "port", 0, TYPE_UINT, 0, 65535, "8080", "P", C_(SERVE),                                          \
-      "port to listen on; 0 takes any free one")                                                             \
-    X(KEY_FILE, "api-key-file", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                  \
+    X(PIN, "pin", 0, TYPE_BOOL, 0, 0, "yes", "", C_(SERVE),                                                  \
+      "load the models of -m at once and keep them; --pin=no: as those of the store")                        \
+    X(ON_DEMAND, "on-demand", 0, TYPE_BOOL, 0, 0, "yes", "", C_(SERVE),                                      \
+      "models of the store are loaded when a request names one; --on-demand=no: only those of -m")           \
+    X(MODELS_DIR, "models-dir", 0, TYPE_STRS, 0, 0, NULL, "DIR", C_(SERVE) | C_(LIST),                       \
+      "a further folder with models; repeat for more")                                                       \
+    X(ALIAS, "alias", 0, TYPE_STRS, 0, 0, NULL, "NAME=MODEL", C_(SERVE),                                     \
+      "another name for a model; repeat for more")                                                           \
+    X(KEEP_ALIVE, "keep-alive", 0, TYPE_STR, 0, 0, "5m", "TIME", C_(SERVE),                                  \
+      "how long a model that is not pinned stays loaded after its last request, such as 90s or 1h; -1: "     \
+      "until others need the room")                                                                          \
+    X(HOST, "host", 0, TYPE_STR, 0, 0, "127.0.0.1", "H", CMDS_ASK, "address of the server")                  \
+    X(PORT, "port", 0, TYPE_UINT, 0, 65535, "8080", "P", CMDS_ASK, "its port; serve: 0 takes any free one")  \
+    X(KEY_FILE, "api-key-file", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_ASK,                                   \
       "file with the keys that clients must send, one a line: KEY [NAME] [priority=N] [cache=GROUP]")        \
     X(TLS_CERT, "tls-cert", 0, TYPE_STR, 0, 0, NULL, "FILE", C_(SERVE),                                      \
       "certificate (PEM) to serve HTTPS with; read again when it changes")                                   \

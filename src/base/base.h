@@ -104,6 +104,8 @@ typedef enum imp_log_level { IMP_LOG_ERROR, IMP_LOG_WARN, IMP_LOG_INFO, IMP_LOG_
 void imp_log_set_level(imp_log_level level); /* default WARN */
 void imp_log(imp_log_level level, const char *fmt, ...) IMP_PRINTF(2, 3);
 uint64_t imp_now_ns(void); /* monotonic */
+/* Seconds of "300ms", "5m", "1h30m", "-1m", as Go writes durations, or of a plain number. false: it is none. */
+bool imp_duration_parse(const char *s, double *out);
 
 /* A hash of bytes for tables and cache keys (not for secrets): FNV-1a with a final mix. */
 uint64_t imp_hash(const void *p, size_t n, uint64_t seed);

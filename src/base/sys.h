@@ -65,6 +65,15 @@ IMP_MUST_USE imp_status imp_sys_make_dirs(const char *path, imp_error *err);
 /* The file or folder and all that is in it; links are not followed. What cannot be removed stays. */
 void imp_sys_remove_tree(const char *path);
 
+/* Every name in a folder, without "." and "..", in no order. NOT_FOUND, IO. */
+IMP_MUST_USE imp_status imp_sys_list(const char *path, void (*fn)(void *user, const char *name), void *user,
+                                     imp_error *err);
+/* imp_sys_file_stamp; of a folder: of all files in it together. false: it is not there. */
+bool imp_sys_stamp_of(const char *path, imp_sys_stamp *out);
+IMP_MUST_USE imp_status imp_sys_remove_file(const char *path, imp_error *err);
+/* Memory that was freed goes back to the system, where the allocator keeps some. */
+void imp_sys_trim(void);
+
 /* A file written piece by piece: to path + ".tmp", put in place when closed with keep. */
 typedef struct imp_sys_out imp_sys_out;
 IMP_MUST_USE imp_status imp_sys_out_open(const char *path, imp_sys_out **out, imp_error *err);

@@ -39,6 +39,27 @@ static bool instances_left(const imp_model *m)
     return false;
 }
 
+/* Counters of schedulers that go stay counted; what is there no more is not. */
+static void add_past(imp_engine *e, const imp_stats *s)
+{
+    imp_stats *p = &e->past;
+    p->n_request += s->n_request;
+    p->n_done += s->n_done;
+    p->n_cancelled += s->n_cancelled + s->n_running + s->n_waiting; /* they end with it */
+    p->n_failed += s->n_failed;
+    p->n_refused += s->n_refused;
+    p->n_prompt_tok += s->n_prompt_tok;
+    p->n_generated_tok += s->n_generated_tok;
+    p->n_embedded_tok += s->n_embedded_tok;
+    p->n_step += s->n_step;
+    p->step_s += s->step_s;
+    p->prefill_s += s->prefill_s;
+    p->decode_s += s->decode_s;
+    p->n_cache_query_tok += s->n_cache_query_tok;
+    p->n_cache_hit_tok += s->n_cache_hit_tok;
+    p->n_preempted += s->n_preempted;
+}
+
 /* Take this unit's instances of leaving models out (of all models when quitting); who takes the last frees the model. */
 static void let_go(imp_unit *u)
 {
@@ -60,8 +81,13 @@ static void let_go(imp_unit *u)
     }
     imp_mutex_unlock(e->lock);
     if (n_gone == 0) return;
-    for (size_t i = 0; i < n_gone; i++) imp_instance_free(&gone[i]);
+    imp_stats past = {0};
+    for (size_t i = 0; i < n_gone; i++) {
+        imp_sched_add_stats(gone[i].sched, &past);
+        imp_instance_free(&gone[i]);
+    }
     imp_mutex_lock(e->lock);
+    add_past(e, &past);
     size_t kept = 0;
     for (size_t i = 0; i < e->n_model; i++) {
         imp_model *m = e->model[i];
@@ -199,6 +225,7 @@ static imp_status start(imp_engine *e, imp_error *err)
     if (s == IMP_OK) s = imp_cond_new(&e->left);
     if (s == IMP_OK) s = imp_cond_new(&e->later_work);
     if (s != IMP_OK) return imp_fail(err, s, "cannot start: %s", imp_status_text(s));
+    IMP_TRY(imp_catalog_new(e, err));
     if (e->config.db_path != NULL) {
         imp_error why; /* without the store everything works, only nothing is remembered */
         if (imp_store_open(e->config.db_path, &e->store, &why) != IMP_OK)
@@ -223,6 +250,8 @@ imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp
     if (s == IMP_OK) s = choose_policy(e, err);
     if (s == IMP_OK) s = start(e, err);
     e->process_bytes = imp_sys_resident() + SERVING_BYTES;
+    uint64_t total;
+    imp_sys_memory(&total, &e->mem_at_start);
     e->config.kv_dtype = e->config.device = e->config.policy = e->config.db_path = NULL;
     if (s != IMP_OK) {
         imp_engine_free(e);
@@ -248,6 +277,7 @@ void imp_engine_free(imp_engine *e)
         if (e->later_work != NULL) imp_cond_broadcast(e->later_work);
         imp_mutex_unlock(e->lock);
     }
+    imp_catalog_stop(e);
     imp_later_stop(e);
     for (uint32_t i = 0; i < e->n_unit; i++)
         if (e->unit[i]->thread != NULL) imp_thread_join(e->unit[i]->thread);
@@ -260,6 +290,7 @@ void imp_engine_free(imp_engine *e)
     imp_units_close(e);
     imp_records_free(e);
     imp_store_close(e->store);
+    imp_catalog_free(e);
     imp_cond_free(e->left);
     imp_cond_free(e->later_work);
     imp_mutex_free(e->lock);
@@ -289,6 +320,7 @@ imp_model *imp_engine_find(imp_engine *e, const char *id)
 {
     imp_model *m = NULL;
     imp_mutex_lock(e->lock);
+    id = imp_catalog_meaning(e, id);
     for (size_t i = 0; i < e->n_model && m == NULL; i++)
         if (strcmp(e->model[i]->id, id) == 0 && !e->model[i]->leaving) m = e->model[i];
     if (m != NULL) m->n_ref++;
@@ -303,6 +335,7 @@ void imp_model_release(imp_model *m)
     bool last = false;
     imp_mutex_lock(e->lock);
     m->n_ref--;
+    imp_catalog_note(m);
     for (imp_model **at = &e->gone; *at != NULL && m->n_ref == 0 && !last; at = &(*at)->next) {
         if (*at != m) continue;
         *at = m->next;

@@ -12,6 +12,7 @@
 
 #include "base/thread.h"
 #include "dev/dev.h"
+#include "engine/folder.h"
 #include "model/net.h"
 #include "plan/fit.h"
 #include "plan/meter.h"
@@ -77,12 +78,17 @@ struct imp_model {
     uint32_t home;       /* the unit whose instance gives info and memory */
     imp_cost cost_generate, cost_embed;
     uint32_t
-        n_coming[MAX_UNIT]; /* requests that will generate on the unit and prefill elsewhere; place_lock */
-    double mean_gen;        /* tokens an answer has, smoothed; place_lock */
-    bool leaving;           /* to be taken out by the scheduler threads */
-    uint32_t n_going;       /* instances taken out that are not freed yet; engine.lock */
-    uint32_t n_ref;         /* given out, and instances being opened; engine.lock */
-    imp_model *next;        /* in engine.gone */
+        n_coming[MAX_UNIT];  /* requests that will generate on the unit and prefill elsewhere; place_lock */
+    double mean_gen;         /* tokens an answer has, smoothed; place_lock */
+    bool leaving;            /* to be taken out by the scheduler threads */
+    uint32_t n_going;        /* instances taken out that are not freed yet; engine.lock */
+    uint32_t n_ref;          /* given out, and instances being opened; engine.lock */
+    struct imp_known *known; /* NULL: loaded without the catalog */
+    bool pinned;             /* engine.lock, like the next two */
+    double keep_s;
+    uint64_t used_ns;
+    uint64_t mem_cap; /* of the memory there is, this much for it; 0: all */
+    imp_model *next;  /* in engine.gone */
 };
 
 /* What is remembered of a request: the choice and what came of it. */
@@ -128,6 +134,8 @@ struct imp_engine {
     uint32_t n_unit;
     imp_mutex *lock;
     imp_cond *left; /* a model has left */
+    struct imp_catalog *catalog;
+    uint64_t mem_at_start; /* what the machine had available before any model */
     imp_model *model[MAX_MODEL];
     size_t n_model;
     imp_model *gone; /* unloaded, but references are left */
@@ -170,6 +178,36 @@ void imp_instance_free(imp_instance *x); /* its unit's thread, or none left */
 void imp_model_free(imp_model *m);       /* not registered any more, no instance left running */
 /* Compile the model for a unit. Its error is kept in why_not. */
 imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err);
+
+/* Has it no requests and no references? engine.lock held. */
+bool imp_model_idle(const imp_model *m);
+/* Open, fit, compile and register; known: its line of the catalog, or NULL. With a line *out is a reference. */
+IMP_MUST_USE imp_status imp_model_load(imp_engine *e, const char *path, const char *id,
+                                       struct imp_known *known, imp_model **out, imp_error *err);
+/* The model goes; engine.lock held, let go while waiting for its threads. */
+void imp_model_unload_locked(imp_model *m);
+
+/* ---- room.c ---- */
+/* What m may take on u beside all that the others hold. */
+uint64_t imp_room(const imp_model *m, const imp_unit *u);
+/* Before m is placed: unload others until it fits. NO_FIT when it does not fit alone either. */
+IMP_MUST_USE imp_status imp_room_make(imp_model *m, imp_error *err);
+
+/* ---- catalog.c ---- */
+IMP_MUST_USE imp_status imp_catalog_new(imp_engine *e, imp_error *err);
+void imp_catalog_stop(imp_engine *e); /* engine.quit is set: who waits is told, its thread ends */
+void imp_catalog_free(imp_engine *e);
+void imp_catalog_note(imp_model *m); /* engine.lock held: a request or reference ended, it may be idle now */
+/* For room.c, all with engine.lock held. The least recently used model on u that may go: an idle one, or any. */
+imp_model *imp_catalog_victim(imp_engine *e, const imp_unit *u, bool idle);
+void imp_catalog_retire(imp_model *m); /* no new requests, so that it becomes idle */
+void imp_catalog_wait(imp_engine *e, uint32_t ms);
+bool imp_catalog_is_wanted(const struct imp_known *k); /* somebody still waits for it */
+void imp_catalog_evict(imp_model *m, const char *why);
+void imp_catalog_forget(imp_model *m); /* it is unloaded by somebody else */
+size_t imp_catalog_n(const imp_engine *e);
+const char *imp_catalog_meaning(const imp_engine *e, const char *name); /* the model of an alias, or name */
+void imp_catalog_settings(const struct imp_known *k, bool *pinned, double *keep_s);
 
 /* ---- constraint.c ---- */
 IMP_MUST_USE imp_status imp_constraints_new(struct imp_constraints **out);

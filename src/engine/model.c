@@ -34,25 +34,6 @@ imp_fit_want imp_engine_want(imp_engine *e)
                           .user = e};
 }
 
-/* The file's or folder's own name without directories and the suffix of a model file. */
-static char *default_id(const char *path)
-{
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
-    size_t begin = n;
-    while (begin > 0 && path[begin - 1] != '/') begin--;
-    static const char *const suffix[] = {".gguf", ".safetensors"};
-    for (size_t i = 0; i < IMP_COUNT(suffix); i++) {
-        size_t k = strlen(suffix[i]);
-        if (n - begin > k && memcmp(path + n - k, suffix[i], k) == 0) n -= k;
-    }
-    char *id = imp_sys_malloc(n - begin + 1);
-    if (id == NULL) return NULL;
-    memcpy(id, path + begin, n - begin);
-    id[n - begin] = '\0';
-    return id;
-}
-
 static void fill_info(imp_model *m)
 {
     const imp_net_config *c = &m->net->cfg;
@@ -134,26 +115,12 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
     return imp_sched_new(&c, &x->sched, err);
 }
 
-/* What the model's other instances hold of the memory that devices without their own share. */
-static uint64_t held_elsewhere(const imp_model *m, const imp_unit *u)
-{
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < MAX_UNIT; i++)
-        if (m->inst[i].sched != NULL && i != u->index && m->inst[i].unit->device->ops->mem_free == NULL)
-            n += m->inst[i].fit.memory.total;
-    return n;
-}
-
 static imp_status open_instance(imp_model *m, imp_unit *u, imp_error *err)
 {
     if (m->inst[u->index].sched != NULL) return IMP_OK;
     imp_fit_want want = imp_engine_want(u->engine);
-    if (u->device->ops->mem_free != NULL && u->engine->config.mem_bytes == 0) {
-        want.mem_bytes = u->device->ops->mem_free(u->device);
-    } else {
-        uint64_t held = held_elsewhere(m, u);
-        want.mem_bytes = want.mem_bytes > held ? want.mem_bytes - held : 0;
-    }
+    want.mem_bytes = imp_room(m, u);
+    if (m->mem_cap != 0) want.mem_bytes = IMP_MIN(want.mem_bytes, m->mem_cap);
     uint32_t longest = u->device->ops->max_ctx != NULL ? u->device->ops->max_ctx(u->device) : 0;
     if (longest != 0 && IMP_MIN(want.n_ctx - 1, m->net->cfg.n_ctx_train - 1) >= longest) want.n_ctx = longest;
     imp_instance x = {.unit = u, .model = m};
@@ -194,8 +161,6 @@ static imp_status place_model(imp_model *m, imp_error *err)
         m->inst[i].unit = e->unit[i];
         m->inst[i].model = m;
     }
-    if (m->net->generate != NULL) imp_cost_build(m->net->generate, e->kv_dtype, &m->cost_generate);
-    if (m->net->embed != NULL) imp_cost_build(m->net->embed, e->kv_dtype, &m->cost_embed);
     m->mean_gen = 128;
     uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1, together = 0;
     for (uint32_t i = 0; i < e->n_unit; i++) together |= (uint32_t)e->unit[i]->only_large << i;
@@ -237,6 +202,7 @@ static imp_status register_model(imp_model *m, imp_error *err)
             s = imp_fail(err, IMP_INVALID,
                          "a model named \"%.100s\" is loaded already; give this one another name (NAME=PATH)",
                          m->id);
+    if (s == IMP_OK && e->quit) s = imp_fail(err, IMP_CANCELLED, "the server is stopping");
     if (s == IMP_OK && e->n_model == MAX_MODEL)
         s = imp_fail(err, IMP_BUSY, "%d models are loaded, no more are possible", MAX_MODEL);
     if (s == IMP_OK) e->model[e->n_model++] = m;
@@ -244,26 +210,36 @@ static imp_status register_model(imp_model *m, imp_error *err)
     return s;
 }
 
-imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_model **out, imp_error *err)
+static imp_status open_model(imp_model *m, imp_error *err)
+{
+    imp_engine *e = m->engine;
+    if (m->path == NULL || m->id == NULL || imp_constraints_new(&m->constraints) != IMP_OK)
+        return imp_fail(err, IMP_NOMEM, "not enough memory to load a model");
+    IMP_TRY(imp_net_open(m->path, e->config.n_ctx, &m->net, err));
+    IMP_TRY(imp_model_init_chat(m, err));
+    if (m->net->generate != NULL) imp_cost_build(m->net->generate, e->kv_dtype, &m->cost_generate);
+    if (m->net->embed != NULL) imp_cost_build(m->net->embed, e->kv_dtype, &m->cost_embed);
+    if (m->known != NULL) IMP_TRY(imp_room_make(m, err));
+    IMP_TRY(place_model(m, err));
+    fill_info(m);
+    return register_model(m, err);
+}
+
+imp_status imp_model_load(imp_engine *e, const char *path, const char *id, struct imp_known *known,
+                          imp_model **out, imp_error *err)
 {
     *out = NULL;
     imp_model *m = imp_sys_calloc(1, sizeof *m);
     if (m == NULL) return imp_fail(err, IMP_NOMEM, "not enough memory to load a model");
     m->engine = e;
+    m->known = known;
+    m->pinned = true;
+    m->keep_s = -1;
+    if (known != NULL) imp_catalog_settings(known, &m->pinned, &m->keep_s);
+    m->n_ref = known != NULL; /* the catalog's, until those who wait have theirs */
     m->path = imp_sys_strdup(path);
-    m->id = id != NULL ? imp_sys_strdup(id) : default_id(path);
-    imp_status s = m->path == NULL || m->id == NULL
-                       ? imp_fail(err, IMP_NOMEM, "not enough memory to load a model")
-                       : IMP_OK;
-    if (s == IMP_OK) s = imp_net_open(path, e->config.n_ctx, &m->net, err);
-    if (s == IMP_OK) s = imp_model_init_chat(m, err);
-    if (s == IMP_OK && imp_constraints_new(&m->constraints) != IMP_OK)
-        s = imp_fail(err, IMP_NOMEM, "not enough memory to load a model");
-    if (s == IMP_OK) s = place_model(m, err);
-    if (s == IMP_OK) {
-        fill_info(m);
-        s = register_model(m, err);
-    }
+    m->id = id != NULL ? imp_sys_strdup(id) : imp_model_default_id(path);
+    imp_status s = open_model(m, err);
     if (s != IMP_OK) {
         imp_model_free(m);
         return s;
@@ -273,6 +249,11 @@ imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_
             imp_log(IMP_LOG_WARN, "%s goes on without %s", m->id, e->unit[i]->device->name);
     *out = m;
     return IMP_OK;
+}
+
+imp_status imp_engine_load(imp_engine *e, const char *path, const char *id, imp_model **out, imp_error *err)
+{
+    return imp_model_load(e, path, id, NULL, out, err);
 }
 
 void imp_instance_free(imp_instance *x)
@@ -296,17 +277,24 @@ void imp_model_free(imp_model *m)
     imp_sys_free(m);
 }
 
-void imp_model_unload(imp_model *m)
+void imp_model_unload_locked(imp_model *m)
 {
     imp_engine *e = m->engine;
-    imp_mutex_lock(e->lock);
     m->leaving = true;
     for (uint32_t i = 0; i < e->n_unit; i++) imp_unit_wake(e->unit[i]);
-    for (bool there = true; there;) {
+    for (bool there = true; there;) { /* only the pointer is compared: the model may be gone already */
         there = false;
         for (size_t i = 0; i < e->n_model; i++) there = there || e->model[i] == m;
         if (there) imp_cond_wait(e->left, e->lock);
     }
+}
+
+void imp_model_unload(imp_model *m)
+{
+    imp_engine *e = m->engine;
+    imp_mutex_lock(e->lock);
+    if (m->known != NULL) imp_catalog_forget(m);
+    imp_model_unload_locked(m);
     imp_mutex_unlock(e->lock);
 }
 
@@ -325,8 +313,9 @@ imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_err
     imp_device *d = x->unit->device;
     imp_fit_want want = imp_engine_want(m->engine);
     bool own = d->ops->mem_free != NULL;
-    if (m->engine->config.mem_bytes == 0)
-        want.mem_bytes = (own ? d->ops->mem_free(d) : want.mem_bytes) + x->fit.memory.total;
+    want.mem_bytes = m->engine->config.mem_bytes != 0
+                         ? imp_room(m, x->unit)
+                         : (own ? d->ops->mem_free(d) : want.mem_bytes) + x->fit.memory.total;
     /* A device may hold the weights once for all its executables and then plans none for a further one: they count here. */
     imp_fit fit = {0};
     imp_fit_want again = want;

@@ -451,6 +451,10 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     imp_engine *e = x->unit->engine;
     imp_sched_job_info i;
     imp_sched_job_get(j, &i);
+    imp_mutex_lock(e->lock);
+    x->model->used_ns = imp_now_ns();
+    imp_catalog_note(x->model);
+    imp_mutex_unlock(e->lock);
     imp_record *rec = i.tag;
     if (rec == NULL) return;
     imp_mutex_lock(e->place_lock);

@@ -48,15 +48,15 @@ static void fill_name(opening *o, const char *path)
     }
 }
 
-/* Parameters, and the type that most bytes have. */
-static void fill_weights(opening *o)
+/* Parameters, and the type that most bytes have; of what the graphs use, or of all tensors. */
+static void fill_weights(opening *o, bool all)
 {
     imp_net_config *c = &o->net->cfg;
     uint64_t bytes[IMP_N_DTYPE] = {0};
     const imp_tensor *affine = NULL;
     for (uint32_t i = 0; i < o->src->n_entry; i++) {
         const imp_entry *e = &o->src->entry[i];
-        if (!e->used) continue;
+        if (!all && !e->used) continue;
         c->n_param += imp_tensor_n_elem(e->t);
         bytes[e->t->dtype] += imp_tensor_bytes(e->t);
         if (e->t->dtype == IMP_AFFINE && (!affine || imp_tensor_bytes(e->t) > imp_tensor_bytes(affine)))
@@ -71,7 +71,7 @@ static void fill_weights(opening *o)
         snprintf(c->type, sizeof c->type, "%s", imp_dtype_get(most)->name);
 }
 
-static void fill_config(opening *o, const char *path)
+static void fill_config(opening *o, const char *path, bool can_generate, bool can_embed)
 {
     imp_net_config *c = &o->net->cfg;
     const imp_spec *s = &o->spec;
@@ -86,8 +86,8 @@ static void fill_config(opening *o, const char *path)
     c->n_vocab = s->n_vocab;
     c->n_ctx_train = s->n_ctx_train;
     c->file_bytes = o->src->gguf ? imp_gguf_file_bytes(o->src->gguf) : imp_hf_file_bytes(o->src->hf);
-    c->can_generate = o->net->generate != NULL;
-    c->can_embed = o->net->embed != NULL;
+    c->can_generate = can_generate;
+    c->can_embed = can_embed;
     c->has_types = s->n_type > 0;
     if (c->can_embed) {
         c->pool = s->pool;
@@ -95,7 +95,6 @@ static void fill_config(opening *o, const char *path)
         c->matryoshka = s->matryoshka;
         c->embed_dim = s->n_embd;
     }
-    fill_weights(o);
 }
 
 /* ---- end of generation --------------------------------------------------------------------------- */
@@ -200,20 +199,25 @@ static imp_status build(opening *o, const imp_binder *proto, bool pool, imp_grap
     return imp_graph_finish(b.g, o->err);
 }
 
+/* Embedding models made from decoders may come without an output matrix: they cannot generate. */
+static bool generates(const opening *o)
+{
+    const imp_spec *s = &o->spec;
+    if (s->arch->family != IMP_FAMILY_DECODER) return false;
+    return !s->has_pool || s->tied != IMP_ABSENT ||
+           imp_source_find(o->src, s->arch, "output", -1, -1, ".weight") != NULL;
+}
+
 static imp_status build_graphs(opening *o, uint32_t n_ctx)
 {
     const imp_spec *s = &o->spec;
     imp_binder b = {.s = s, .src = o->src, .err = o->err};
-    bool decoder = s->arch->family == IMP_FAMILY_DECODER;
     if (n_ctx == 0) n_ctx = s->n_ctx_train;
     if (!s->arch->positions) {
         IMP_TRY(fill_rope(o, &s->rope, n_ctx, &b.rope));
         IMP_TRY(fill_rope(o, &s->rope_local, n_ctx, &b.rope_local));
     }
-    /* Embedding models made from decoders may come without an output matrix: they cannot generate. */
-    bool headless = decoder && s->has_pool && s->tied == IMP_ABSENT &&
-                    !imp_source_find(o->src, s->arch, "output", -1, -1, ".weight");
-    if (decoder && !headless) IMP_TRY(build(o, &b, false, &o->net->generate));
+    if (generates(o)) IMP_TRY(build(o, &b, false, &o->net->generate));
     if (s->has_pool) IMP_TRY(build(o, &b, true, &o->net->embed));
     return imp_source_check_all_used(o->src, s, o->err);
 }
@@ -227,12 +231,42 @@ static imp_status open_all(opening *o, const char *path, uint32_t n_ctx)
     IMP_TRY(build_graphs(o, n_ctx));
     IMP_TRY(load_tokenizer(o));
     IMP_TRY(load_template(o));
-    fill_config(o, path);
+    fill_config(o, path, o->net->generate != NULL, o->net->embed != NULL);
+    fill_weights(o, false);
     fill_eos(o);
     if (o->net->tok && imp_tokenizer_n(o->net->tok) > o->spec.n_vocab)
         imp_log(IMP_LOG_WARN, "the tokenizer has %zu tokens, the model %u: the rest cannot be used",
                 imp_tokenizer_n(o->net->tok), o->spec.n_vocab);
     return IMP_OK;
+}
+
+static imp_status peek(opening *o, const char *path)
+{
+    IMP_TRY(imp_source_open(path, &o->src, o->err));
+    IMP_TRY(o->src->gguf ? imp_spec_from_gguf(o->src, &o->spec, o->err)
+                         : imp_spec_from_hf(o->src, &o->spec, o->err));
+    fill_config(o, path, generates(o), o->spec.has_pool);
+    fill_weights(o, true);
+    return IMP_OK;
+}
+
+imp_status imp_net_peek(const char *path, imp_net_config *out, imp_error *err)
+{
+    *out = (imp_net_config){0};
+    opening *o = imp_sys_calloc(1, sizeof *o);
+    imp_net *net = imp_sys_calloc(1, sizeof *net);
+    imp_status st =
+        o == NULL || net == NULL ? imp_fail(err, IMP_NOMEM, "out of memory while opening %s", path) : IMP_OK;
+    if (st == IMP_OK) {
+        o->net = net;
+        o->err = err;
+        st = peek(o, path);
+        if (st == IMP_OK) *out = net->cfg;
+        imp_source_close(o->src);
+    }
+    imp_sys_free(o);
+    imp_sys_free(net);
+    return st;
 }
 
 imp_status imp_net_open(const char *path, uint32_t n_ctx, imp_net **out, imp_error *err)

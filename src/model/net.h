@@ -40,6 +40,8 @@ typedef struct imp_net {
  * of the shape the configuration implies; unknown tensors and unknown RoPE types are refused. */
 IMP_MUST_USE imp_status imp_net_open(const char *path, uint32_t n_ctx, imp_net **out, imp_error *err);
 void imp_net_close(imp_net *n);
+/* Only what the file says of the model: no tokenizer, no weights. n_param and type count every tensor. */
+IMP_MUST_USE imp_status imp_net_peek(const char *path, imp_net_config *out, imp_error *err);
 /* Memory that vocabulary, tensor directory and graphs take beside the weights. */
 uint64_t imp_net_bytes(const imp_net *n);
 

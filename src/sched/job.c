@@ -25,7 +25,14 @@ static imp_status copy_request(job *j, const imp_request *r)
         stop[i] = imp_arena_strndup(a, r->stop[i], strlen(r->stop[i]));
         if (stop[i] == NULL) return IMP_NOMEM;
     }
+    const char **breaker = imp_arena_array(a, r->sampling.n_dry_breaker, sizeof *breaker);
+    if (breaker == NULL) return IMP_NOMEM;
+    for (size_t i = 0; i < r->sampling.n_dry_breaker; i++) {
+        breaker[i] = imp_arena_strndup(a, r->sampling.dry_breaker[i], strlen(r->sampling.dry_breaker[i]));
+        if (breaker[i] == NULL) return IMP_NOMEM;
+    }
     j->r = *r;
+    j->r.sampling.dry_breaker = breaker;
     j->r.n_ids = n_ids;
     j->r.sampling.bias = bias;
     j->r.stop = stop;
@@ -56,6 +63,33 @@ static imp_status alloc_sequence(job *j, uint32_t n_ctx)
         if (j->token == NULL || j->token_at == NULL || j->top == NULL) return IMP_NOMEM;
     }
     return j->ids == NULL ? IMP_NOMEM : IMP_OK;
+}
+
+/* Id i of the sequence is part of a breaker, or not. */
+static void mark_break(job *j, size_t i)
+{
+    imp_dry_marks *d = j->dry;
+    d->piece.n = 0;
+    imp_detok_push(&j->dry_detok, j->ids[i], &d->piece);
+    imp_dry_mark(d, &j->r.sampling, j->is_break, i, d->piece.data, d->piece.n);
+}
+
+/* DRY with breakers looks at text: the prompt's now, what is generated as it comes. */
+static imp_status start_dry(job *j, const imp_tokenizer *tok)
+{
+    enum { ROOM = 8192 }; /* so that generating takes no memory */
+    const imp_sampling *p = &j->r.sampling;
+    if (j->r.kind != IMP_REQUEST_GENERATE || p->dry_multiplier <= 0 || p->n_dry_breaker == 0 || tok == NULL)
+        return IMP_OK;
+    j->dry = imp_arena_alloc(j->memory, sizeof *j->dry);
+    j->is_break = imp_arena_array(j->memory, j->cap_ids, 1);
+    if (j->dry == NULL || j->is_break == NULL) return IMP_NOMEM;
+    imp_detok_init(&j->dry_detok, tok, true);
+    imp_detok_continue(&j->dry_detok);
+    bool room = imp_buf_reserve(&j->dry->text, ROOM) && imp_buf_reserve(&j->dry->piece, ROOM);
+    for (size_t i = 0; i < j->n_prompt && room; i++) mark_break(j, i);
+    j->sampler.is_break = j->is_break;
+    return room ? IMP_OK : IMP_NOMEM;
 }
 
 imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok, uint32_t n_ctx, job **out)
@@ -89,6 +123,10 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
     j->own_ids = j->ids;
     j->n_ids = j->n_prompt;
     imp_sampler_init(&j->sampler, &j->r.sampling);
+    if (start_dry(j, tok) != IMP_OK) {
+        imp_job_free(j);
+        return IMP_NOMEM;
+    }
     imp_stop_init(&j->stop, j->r.stop, j->r.n_stop);
     if (tok != NULL) imp_detok_init(&j->detok, tok, false);
     if (tok != NULL && !r->fresh_text) imp_detok_continue(&j->detok);
@@ -103,6 +141,7 @@ void imp_job_free(job *j)
     if (j->push != NULL) atomic_store(&j->push->closed, true);
     imp_push_unref(j->push);
     imp_matcher_free(j->matcher);
+    if (j->dry != NULL) imp_dry_marks_deinit(j->dry);
     imp_arena_free(j->memory);
     imp_sys_free(j);
 }
@@ -137,6 +176,7 @@ static void release(job *j, size_t n, bool last)
 bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end)
 {
     j->ids[j->n_ids++] = id;
+    if (j->dry != NULL) mark_break(j, j->n_ids - 1);
     if (is_end) return false; /* the end token has no text */
     uint64_t from = j->n_released + j->stop.held.n;
     if (j->detok.t != NULL) imp_detok_push(&j->detok, id, &j->stop.held); /* no tokenizer: no text */

@@ -36,6 +36,9 @@ typedef struct job {
     bool passed;        /* in this round of admission others go first */
     imp_sampler sampler;
     imp_spec spec;
+    imp_dry_marks *dry;   /* in `memory`; NULL: no DRY */
+    imp_detok dry_detok;  /* spells special tokens too */
+    uint8_t *is_break;    /* [cap_ids] for the sampler */
     imp_matcher *matcher; /* where the answer is in its constraint, owned; NULL: none */
 
     /* text of a GENERATE */
@@ -60,8 +63,8 @@ typedef struct job {
     imp_sched_phase phase[2]; /* prefill (or embedding), decode */
     void *tag;                /* the engine's record of the request */
     bool split;               /* decode happens elsewhere: the cache is exported as it fills */
-    bool read_ahead;          /* all of the prompt but its last token came from a device that does only that */
-    imp_push *push;           /* the exported cache; NULL: none */
+    bool read_ahead; /* all of the prompt but its last token came from a device that does only that */
+    imp_push *push;  /* the exported cache; NULL: none */
     imp_sched_handover handover;
 } job;
 

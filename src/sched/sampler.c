@@ -10,11 +10,23 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "sched/sampler.h"
+#include "sched/sampler_int.h"
+
+static const char *const g_breaker[] = {"\n", ":", "\"", "*"};
 
 void imp_sampling_default(imp_sampling *s)
 {
-    *s = (imp_sampling){.temperature = 0.8f,
+    *s = (imp_sampling){.typical_p = 1,
+                        .dynatemp_exponent = 1,
+                        .xtc_threshold = 0.1f,
+                        .dry_base = 1.75f,
+                        .dry_allowed_length = 2,
+                        .dry_last_n = -1,
+                        .dry_breaker = g_breaker,
+                        .n_dry_breaker = IMP_COUNT(g_breaker),
+                        .mirostat_tau = 5,
+                        .mirostat_eta = 0.1f,
+                        .temperature = 0.8f,
                         .top_k = 40,
                         .top_p = 0.95f,
                         .min_p = 0.05f,
@@ -44,33 +56,43 @@ void imp_sampler_scratch_deinit(imp_sampler_scratch *s)
     *s = (imp_sampler_scratch){0};
 }
 
-static bool within(float v, float lo, float hi)
-{
-    return v >= lo && v <= hi;
-} /* false for NaN */
-
 imp_status imp_sampling_check(const imp_sampling *p, uint32_t n_vocab, imp_error *err)
 {
-    if (!within(p->temperature, 0, 100))
-        return imp_fail_field(err, IMP_INVALID, "temperature", "temperature must be 0 to 100");
-    if (p->top_k < 0) return imp_fail_field(err, IMP_INVALID, "top_k", "top_k must be 0 (off) or more");
-    if (!within(p->top_p, 0, 1)) return imp_fail_field(err, IMP_INVALID, "top_p", "top_p must be 0 to 1");
-    if (!within(p->min_p, 0, 1)) return imp_fail_field(err, IMP_INVALID, "min_p", "min_p must be 0 to 1");
-    if (!within(p->repeat_penalty, 0.01f, 100))
-        return imp_fail_field(err, IMP_INVALID, "repeat_penalty", "repeat_penalty must be 0.01 to 100");
-    if (p->repeat_last_n < -1)
-        return imp_fail_field(err, IMP_INVALID, "repeat_last_n",
-                              "repeat_last_n must be -1 (whole sequence), 0 (off) or more");
-    if (!within(p->presence_penalty, -2, 2))
-        return imp_fail_field(err, IMP_INVALID, "presence_penalty", "presence_penalty must be -2 to 2");
-    if (!within(p->frequency_penalty, -2, 2))
-        return imp_fail_field(err, IMP_INVALID, "frequency_penalty", "frequency_penalty must be -2 to 2");
+    const struct {
+        const char *name;
+        double v, lo, hi;
+    } range[] = {
+        {"temperature", (double)p->temperature, 0, 100},
+        {"top_k", p->top_k, 0, INT32_MAX},
+        {"top_p", (double)p->top_p, 0, 1},
+        {"min_p", (double)p->min_p, 0, 1},
+        {"repeat_penalty", (double)p->repeat_penalty, 0.01, 100},
+        {"repeat_last_n", p->repeat_last_n, -1, INT32_MAX},
+        {"presence_penalty", (double)p->presence_penalty, -2, 2},
+        {"frequency_penalty", (double)p->frequency_penalty, -2, 2},
+        {"typical_p", (double)p->typical_p, 0, 1},
+        {"dynatemp_range", (double)p->dynatemp_range, 0, 100},
+        {"dynatemp_exponent", (double)p->dynatemp_exponent, 0, 100},
+        {"xtc_probability", (double)p->xtc_probability, 0, 1},
+        {"xtc_threshold", (double)p->xtc_threshold, 0, 1},
+        {"dry_multiplier", (double)p->dry_multiplier, 0, 100},
+        {"dry_base", (double)p->dry_base, p->dry_multiplier > 0 ? 1 : 0, 10},
+        {"dry_allowed_length", p->dry_allowed_length, 0, INT32_MAX},
+        {"dry_penalty_last_n", p->dry_last_n, -1, INT32_MAX},
+        {"mirostat", p->mirostat, 0, 2},
+        {"mirostat_tau", (double)p->mirostat_tau, 0, 100},
+        {"mirostat_eta", (double)p->mirostat_eta, 0, 1},
+    };
+    for (size_t i = 0; i < IMP_COUNT(range); i++)
+        if (!(range[i].v >= range[i].lo - 1e-7 && range[i].v <= range[i].hi)) /* false for NaN */
+            return imp_fail_field(err, IMP_INVALID, range[i].name, "%s must be %.10g to %.10g", range[i].name,
+                                  range[i].lo, range[i].hi);
     for (size_t i = 0; i < p->n_bias; i++) {
         if (p->bias[i].id < 0 || (uint32_t)p->bias[i].id >= n_vocab)
             return imp_fail_field(err, IMP_INVALID, "logit_bias",
                                   "logit_bias names token %d, the vocabulary has 0 to %u", p->bias[i].id,
                                   n_vocab - 1);
-        if (!within(p->bias[i].bias, -100, 100))
+        if (!(p->bias[i].bias >= -100 && p->bias[i].bias <= 100))
             return imp_fail_field(err, IMP_INVALID, "logit_bias", "logit_bias values must be -100 to 100");
     }
     return IMP_OK;
@@ -88,8 +110,7 @@ static uint64_t rng_next(uint64_t *state)
 void imp_sampler_init(imp_sampler *s, const imp_sampling *p)
 {
     static uint64_t n_random; /* only makes two requests of the same nanosecond differ */
-    s->p = *p;
-    s->rng = p->seed;
+    *s = (imp_sampler){.p = *p, .rng = p->seed, .mu = 2 * (double)p->mirostat_tau};
     if (p->seed == UINT64_MAX) {
         uint64_t mix[3] = {imp_now_ns(), (uint64_t)time(NULL),
                            __atomic_add_fetch(&n_random, 1, __ATOMIC_RELAXED)};
@@ -97,8 +118,13 @@ void imp_sampler_init(imp_sampler *s, const imp_sampling *p)
     }
 }
 
+double imp_sampler_uniform(imp_sampler *s)
+{
+    return (double)(rng_next(&s->rng) >> 11) * 0x1p-53;
+}
+
 /* Best first; equal values by id, so that the order is total. */
-static int by_logit(const void *a, const void *b)
+int imp_sampler_by_logit(const void *a, const void *b)
 {
     const imp_token_prob *x = a, *y = b;
     if (x->logprob != y->logprob) return x->logprob < y->logprob ? 1 : -1;
@@ -147,7 +173,7 @@ static int32_t argmax(const float *logit, uint32_t n)
 }
 
 /* The k best in order by a bounded heap: cand[0] is the worst one kept. */
-static size_t best_k(const float *logit, uint32_t n, imp_token_prob *cand, size_t k)
+size_t imp_sampler_best_k(const float *logit, uint32_t n, imp_token_prob *cand, size_t k)
 {
     size_t m = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -155,23 +181,23 @@ static size_t best_k(const float *logit, uint32_t n, imp_token_prob *cand, size_
         if (isnan(t.logprob)) continue;
         size_t at;
         if (m < k) { /* sift up: parents are worse than their children */
-            for (at = m++; at > 0 && by_logit(&cand[(at - 1) / 2], &t) < 0; at = (at - 1) / 2)
+            for (at = m++; at > 0 && imp_sampler_by_logit(&cand[(at - 1) / 2], &t) < 0; at = (at - 1) / 2)
                 cand[at] = cand[(at - 1) / 2];
             cand[at] = t;
             continue;
         }
-        if (by_logit(&t, &cand[0]) > 0) continue;
+        if (imp_sampler_by_logit(&t, &cand[0]) > 0) continue;
         for (at = 0;;) { /* replace the worst, sift down */
             size_t c = 2 * at + 1;
             if (c >= m) break;
-            if (c + 1 < m && by_logit(&cand[c + 1], &cand[c]) > 0) c++;
-            if (by_logit(&cand[c], &t) <= 0) break;
+            if (c + 1 < m && imp_sampler_by_logit(&cand[c + 1], &cand[c]) > 0) c++;
+            if (imp_sampler_by_logit(&cand[c], &t) <= 0) break;
             cand[at] = cand[c];
             at = c;
         }
         cand[at] = t;
     }
-    qsort(cand, m, sizeof *cand, by_logit);
+    qsort(cand, m, sizeof *cand, imp_sampler_by_logit);
     return m;
 }
 
@@ -189,7 +215,7 @@ static size_t best_p(const float *logit, uint32_t n, imp_token_prob *cand, float
             held += exp((double)logit[i] - max);
         }
         if (!whole && held < (double)top_p * total) continue;
-        qsort(cand, m, sizeof *cand, by_logit);
+        qsort(cand, m, sizeof *cand, imp_sampler_by_logit);
         return m;
     }
 }
@@ -205,6 +231,57 @@ static size_t cut_p(const imp_token_prob *cand, size_t m, float top_p, float max
     return m;
 }
 
+size_t imp_sampler_draw(imp_sampler *s, const imp_token_prob *cand, size_t m, double max, double temperature)
+{
+    double sum = 0;
+    for (size_t i = 0; i < m; i++) sum += exp(((double)cand[i].logprob - max) / temperature);
+    double x = imp_sampler_uniform(s) * sum;
+    for (size_t i = 0; i < m; i++) {
+        x -= exp(((double)cand[i].logprob - max) / temperature);
+        if (x < 0) return i;
+    }
+    return m - 1;
+}
+
+/* Every candidate that is at least `floor`, by id. */
+static size_t all_from(const imp_sampler_scratch *w, float floor)
+{
+    size_t m = 0;
+    for (uint32_t i = 0; i < w->n_vocab; i++)
+        if (w->logit[i] >= floor) w->cand[m++] = (imp_token_prob){(int32_t)i, w->logit[i]};
+    return m;
+}
+
+/* Top-k, typical, top-p and min-p: how many candidates are left in w->cand. */
+static size_t truncate(const imp_sampling *p, imp_sampler_scratch *w, float max)
+{
+    float floor = p->min_p > 0 ? max + logf(p->min_p) : -INFINITY;
+    bool top_k = p->top_k > 0 && (uint32_t)p->top_k < w->n_vocab, top_p = p->top_p < 1;
+    bool typical = p->typical_p > 0 && p->typical_p < 1, ordered = top_k;
+    size_t m = 0;
+    double total = 0;
+    if (!top_k && !typical && !top_p) return all_from(w, floor); /* nothing needs an order */
+    if (top_k) m = imp_sampler_best_k(w->logit, w->n_vocab, w->cand, (size_t)p->top_k);
+    if (typical) {
+        if (!top_k) m = all_from(w, -INFINITY);
+        m = imp_sampler_typical(w->cand, m, p->typical_p, (double)max);
+        ordered = false;
+    }
+    if (top_k || typical) {
+        if (!ordered) qsort(w->cand, m, sizeof *w->cand, imp_sampler_by_logit);
+        for (size_t i = 0; i < m; i++) total += exp((double)w->cand[i].logprob - max);
+    } else {
+        for (uint32_t i = 0; i < w->n_vocab; i++)
+            if (!isnan(w->logit[i])) total += exp((double)w->logit[i] - max);
+        m = best_p(w->logit, w->n_vocab, w->cand, p->top_p, max, total);
+    }
+    if (top_p) m = cut_p(w->cand, m, p->top_p, max, total);
+    if (typical && m > 0 && w->cand[0].logprob < max && p->min_p > 0) /* the likeliest may be gone */
+        floor = w->cand[0].logprob + logf(p->min_p);
+    while (m > 1 && w->cand[m - 1].logprob < floor) m--;
+    return m;
+}
+
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *logits, const int32_t *ids,
                          size_t n_ids, size_t n_prompt, const uint32_t *mask)
 {
@@ -213,36 +290,20 @@ int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *lo
     for (uint32_t i = 0; mask != NULL && i < w->n_vocab; i++)
         if (!(mask[i / 32] >> (i % 32) & 1)) w->logit[i] = -INFINITY;
     penalise(p, w, ids, n_ids, n_prompt);
+    imp_sampler_dry(s, w, ids, n_ids);
     int32_t best = argmax(w->logit, w->n_vocab);
     if (best < 0 || w->logit[best] == -INFINITY) return -1;
     float max = w->logit[best];
-    if (p->temperature <= 0 || p->top_k == 1 || !isfinite(max)) return best;
-
-    size_t m = 0;
-    double total = 0;
-    float floor = p->min_p > 0 ? max + logf(p->min_p) : -INFINITY;
-    if (p->top_k > 0 && (uint32_t)p->top_k < w->n_vocab) {
-        m = best_k(w->logit, w->n_vocab, w->cand, (size_t)p->top_k);
-        for (size_t i = 0; i < m; i++) total += exp((double)w->cand[i].logprob - max);
-    } else if (p->top_p < 1) {
-        for (uint32_t i = 0; i < w->n_vocab; i++)
-            if (!isnan(w->logit[i])) total += exp((double)w->logit[i] - max);
-        m = best_p(w->logit, w->n_vocab, w->cand, p->top_p, max, total);
-    } else { /* nothing needs an order */
-        for (uint32_t i = 0; i < w->n_vocab; i++)
-            if (w->logit[i] >= floor) w->cand[m++] = (imp_token_prob){(int32_t)i, w->logit[i]};
-        floor = -INFINITY;
-    }
-    if (p->top_p < 1) m = cut_p(w->cand, m, p->top_p, max, total);
-    while (m > 1 && w->cand[m - 1].logprob < floor) m--;
-    double sum = 0;
-    for (size_t i = 0; i < m; i++) sum += exp(((double)w->cand[i].logprob - max) / (double)p->temperature);
-    double x = (double)(rng_next(&s->rng) >> 11) * 0x1p-53 * sum;
-    for (size_t i = 0; i < m; i++) {
-        x -= exp(((double)w->cand[i].logprob - max) / (double)p->temperature);
-        if (x < 0) return w->cand[i].id;
-    }
-    return w->cand[m - 1].id;
+    bool greedy = p->temperature <= 0 && (p->dynatemp_range <= 0 || p->mirostat != 0);
+    if (greedy || !isfinite(max) || (p->top_k == 1 && p->mirostat == 0)) return best;
+    if (p->mirostat != 0) return imp_sampler_mirostat(s, w, (double)max);
+    size_t m = truncate(p, w, max);
+    m = imp_sampler_xtc(s, w->cand, m, (double)max);
+    double t = imp_sampler_temperature(p, w->cand, m, (double)max);
+    if (t < 1e-6) t = 1e-6; /* the likeliest of what is left */
+    double top = -INFINITY;
+    for (size_t i = 0; i < m; i++) top = IMP_MAX(top, (double)w->cand[i].logprob);
+    return w->cand[imp_sampler_draw(s, w->cand, m, top, t)].id;
 }
 
 float imp_logprobs(imp_sampler_scratch *w, const float *logits, int32_t id, imp_token_prob *top, size_t n)
@@ -254,7 +315,7 @@ float imp_logprobs(imp_sampler_scratch *w, const float *logits, int32_t id, imp_
         if (!isnan(logits[i])) sum += exp((double)logits[i] - max);
     double norm = max + log(sum);
     if (n > 0) {
-        size_t m = best_k(logits, w->n_vocab, w->cand, IMP_MIN(n, w->n_vocab));
+        size_t m = imp_sampler_best_k(logits, w->n_vocab, w->cand, IMP_MIN(n, w->n_vocab));
         for (size_t i = 0; i < n; i++) {
             top[i] = i < m ? w->cand[i] : (imp_token_prob){-1, -INFINITY};
             if (i < m) top[i].logprob = (float)((double)top[i].logprob - norm);

@@ -8,7 +8,22 @@
 typedef struct imp_sampler {
     imp_sampling p;
     uint64_t rng;
+    double mu;               /* mirostat: the most surprise allowed now, in bits */
+    const uint8_t *is_break; /* DRY: for each id of the sequence, 1: part of a breaker; NULL: none is */
 } imp_sampler;
+
+/* DRY: the end of the sequence's text, in which breakers are looked for. {0} to begin. */
+enum { IMP_DRY_BACK = 64 };
+typedef struct imp_dry_marks {
+    imp_buf text, piece;          /* owned; piece: for the caller, a token's text */
+    uint64_t dropped;             /* bytes of the whole text before text.data */
+    uint64_t begin[IMP_DRY_BACK]; /* where the last tokens begin in the whole text, by index */
+} imp_dry_marks;
+/* Token i of a sequence has this text (tokens come in order): set is_break[i], and those of tokens before it that turn out
+ * to be part of a breaker. */
+void imp_dry_mark(imp_dry_marks *d, const imp_sampling *p, uint8_t *is_break, size_t i, const char *text,
+                  size_t n);
+void imp_dry_marks_deinit(imp_dry_marks *d);
 
 /* Scratch of one scheduler, shared by all its sequences. */
 typedef struct imp_sampler_scratch {
@@ -28,7 +43,8 @@ void imp_sampler_init(imp_sampler *s, const imp_sampling *p);
 
 /* The next token. logits: [n_vocab], read only. ids: the sequence so far, of which the first n_prompt came from the
  * request (the repetition penalty looks at all, presence and frequency at what was generated).
- * Order: penalties and bias, top-k, top-p, min-p, temperature, draw. temperature 0: the largest, lowest id on a tie.
+ * Order: penalties and bias, DRY, top-k, typical, top-p, min-p, XTC, temperature (dynamic or not), draw; with mirostat:
+ * penalties and bias, DRY, temperature, mirostat, draw. temperature 0: the largest after DRY, lowest id on a tie.
  * mask: bit i % 32 of word i / 32 says that token i may be chosen; NULL: all may.
  * NaN logits are never chosen. -1: there is nothing to choose, every token is banned or NaN. */
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *scratch, const float *logits,

@@ -109,13 +109,16 @@ fails 2 "'0' is not a whole number from 1" run "$M" x -n 0
 fails 2 "'99999999999999999999' is not a whole number" run "$M" x -n 99999999999999999999
 fails 2 "'-3' is not a whole number" run "$M" x -n -3
 fails 2 "'70000' is not a whole number from 0 to 65535" serve -m "$M" --port 70000
-fails 1 'there is no device kind' run "$M" x --device tpu
+fails 1 'there is no device "tpu"' run "$M" x --device tpu
 fails 2 "'2X' is not a size" run "$M" x --memory 2X
 fails 2 "is not a list of whole numbers" bench "$M" -p 16,,32
 fails 2 "'maybe' is neither yes nor no" run "$M" x --raw=maybe
 fails 2 "an argument is missing" run
 fails 2 "one argument too many" run "$M" a b
-fails 2 "no model" serve
+fails 2 "no model" serve --on-demand=no
+fails 1 "is no time" serve -m "$M" --keep-alive soon
+fails 1 "is not NAME=MODEL" serve -m "$M" --alias story
+fails 1 "there is no folder" serve -m "$M" --models-dir "$T/no-such-folder"
 fails 2 "is no token id" detokenize "$M" 1 two
 fails 2 "not both" logits "$M" prompt --ids 1,2
 fails 2 "cpu-mask" devices --cpu-mask nonsense
@@ -124,7 +127,8 @@ fails 2 "cpu-mask" devices --cpu-mask nonsense
 fails 1 "there is no file or folder" run "$T/nothing.gguf" x
 fails 1 "no model of that name" run nothing x
 mkdir -p "$T/data/impetus/models" && cp "$M" "$T/data/impetus/models/mine.gguf"
-yes "a name finds the user's model" env XDG_DATA_HOME="$T/data" "$I" show mine
+it show mine
+yes "a name finds the user's model" test "$rc" -eq 0
 fails 1 "is not built yet" run hf:owner/name x
 fails 1 "not a GGUF file" run "$PWD/README.md" x
 fails 1 "has no config.json" run "$T" x
@@ -277,23 +281,70 @@ wait "$SERVER"; rc=$?
 SERVER=
 yes "SIGTERM drains and ends with 0" test "$rc" -eq 0
 
-# ---- a model file that is cut while it is served
+# ---- a model file that is cut while it is served: noticed before it is read again
+served() { # ARGUMENT...: a server in the background; $url
+    rm -f "$T/served"
+    "$I" serve --port 0 --json "$@" >"$T/served" 2>"$T/served.err" & SERVER=$!
+    i=0
+    while [ ! -s "$T/served" ] && [ $i -lt 100 ] && kill -0 "$SERVER" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
+    url=$(sed -n 's/.*"listening": "\(.*\)",*/\1/p' "$T/served")
+    port=${url##*:}
+}
+ended() { kill "$SERVER" 2>/dev/null; wait "$SERVER"; rc=$?; SERVER=; }
 cp "$M" "$T/cut.gguf"
-"$I" serve -m cut="$T/cut.gguf" --port 0 --json >"$T/cut" 2>"$T/cut.err" & SERVER=$!
-i=0
-while [ ! -s "$T/cut" ] && [ $i -lt 100 ] && kill -0 "$SERVER" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
-url=$(sed -n 's/.*"listening": "\(.*\)",*/\1/p' "$T/cut")
+served -m cut="$T/cut.gguf" --on-demand=no
 if command -v curl >/dev/null 2>&1 && [ -n "$url" ]; then
     head -c 4096 "$M" >"$T/cut.gguf"
+    code=$(curl -s -m 20 -o "$T/answer" -w '%{http_code}' "$url/v1/completions" -d '{"model":"cut","prompt":"Once upon a time","max_tokens":8}')
+    yes "a model file that is cut: the answer and the log say so ($code)" \
+        test "$code" -eq 500 -a "$(grep -c 'has changed since it was loaded' "$T/served.err")" -eq 1
+    cp "$M" "$T/cut.gguf"
+    code=$(curl -s -m 20 -o "$T/answer" -w '%{http_code}' "$url/v1/completions" -d '{"model":"cut","prompt":"Once upon a time","max_tokens":8}')
+    yes "and when it is whole again it is served again" test "$code" -eq 200
+    head -c 4096 "$M" >"$T/cut.gguf" # without a name nobody looks at the file before it is read
     curl -s -m 20 "$url/v1/completions" -d '{"prompt":"Once upon a time","max_tokens":8}' >/dev/null
     kill "$SERVER" 2>/dev/null
-    wait "$SERVER"; rc=$?
-    yes "a model file that is cut ends the server with a sentence ($rc)" \
-        test "$rc" -eq 1 -a "$(grep -c 'changed or cut while it was in use' "$T/cut.err")" -eq 1
+    wait "$SERVER"; rc=$?; SERVER=
+    yes "one that is read all the same ends the server with a sentence ($rc)" \
+        test "$rc" -eq 1 -a "$(grep -c 'changed or cut while it was in use' "$T/served.err")" -eq 1
 else
-    skip "a model file that is cut ends the server with a sentence" "no curl here"
-    kill "$SERVER" 2>/dev/null
-    wait "$SERVER"
+    for t in "a model file that is cut" "and when it is whole again" "one that is read all the same"; do skip "$t" "no curl here"; done
+    ended
 fi
-SERVER=
+
+# ---- the store: list, models on demand, ps, stop, rm
+cp "$M" "$T/data/impetus/models/second.gguf"
+json "list --json" '[m["name"] for m in d["models"] if m["from"]=="store"]==["mine","second"] and d["models"][0]["arch"]=="llama"' list
+it list
+yes "list" test "$rc" -eq 0 -a "$(grep -cE '^(mine|second) .* llama, f32' "$T/out")" -eq 2
+served --alias tale=mine --keep-alive 60
+json "a server without -m has loaded nothing" 'd["models"]==[]' ps --port "$port"
+yes "and says what it could load" grep -q '^on demand: .*mine.*second' "$T/served.err"
+if command -v curl >/dev/null 2>&1; then
+    curl -s "$url/v1/completions" -d '{"model":"tale","prompt":"Once upon a time","max_tokens":60,"temperature":0}' >"$T/answer"
+    yes "a model of the store tells its story when it is named" grep -qF "$GOLD" "$T/answer"
+    json "ps" 'len(d["models"])==1 and d["models"][0]["name"]=="mine" and d["models"][0]["device"]=="cpu0" and not d["models"][0]["pinned"]' ps --port "$port"
+    it ps --port "$port"
+    yes "ps for people" test "$rc" -eq 0 -a "$(grep -cE '^mine .* in 0 min [0-9]+ s|^mine .* in 1 min' "$T/out")" -eq 1
+    it stop mine --port "$port"
+    yes "stop" test "$rc" -eq 0 -a "$(cat "$T/out")" = "mine is not loaded any more"
+    json "nothing is loaded then" 'd["models"]==[]' ps --port "$port"
+    cp "$M" "$T/data/impetus/models/late.gguf"
+    sleep 1.1
+    code=$(curl -s -o "$T/answer" -w '%{http_code}' "$url/v1/completions" -d '{"model":"late","prompt":"Once","max_tokens":2}')
+    yes "a model that came later is found ($code)" test "$code" -eq 200
+else
+    for t in "a model of the store" ps "ps for people" stop "nothing is loaded then" "a model that came later"; do skip "$t" "no curl here"; done
+fi
+fails 1 "the model 'nobody' is not known here" stop nobody --port "$port"
+ended
+fails 1 "no server answers" ps --port "$port"
+it rm second
+yes "rm" test "$rc" -eq 0 -a ! -e "$T/data/impetus/models/second.gguf"
+fails 1 "there is no model 'second'" rm second
+fails 1 "came with the program" rm impetus-nano
+fails 1 "there is no model" rm ../models/mine
+served -m story="$M" --on-demand=no
+fails 1 "is pinned" stop story --port "$port"
+ended
 echo "1..$n"

@@ -199,7 +199,7 @@ static void refusals(void **state)
          "'system'"},
         {"/v1/messages/count_tokens", "{\"max_tokens\":1," HELLO "}", 400, "'max_tokens'"},
         {"/api/chat", "{\"model\":\"nobody\"," HELLO "}", 404, "{\"error\":\"the model 'nobody'"},
-        {"/api/chat", "{\"options\":{\"mirostat\":2}," HELLO "}", 400, "options.mirostat"},
+        {"/api/chat", "{\"options\":{\"mirostat\":3}," HELLO "}", 400, "options.mirostat"},
         {"/api/chat", "{\"options\":{\"temperature\":3}," HELLO "}", 400, "options.temperature"},
         {"/api/chat", "{\"options\":{\"top_k\":1.5}," HELLO "}", 400, "an integer"},
         {"/api/chat", "{\"options\":{\"stop\":5}," HELLO "}", 400, "'stop'"},

@@ -269,6 +269,55 @@ void imp_model_release(imp_model *m)
     (void)m;
 }
 
+imp_status imp_engine_acquire(imp_engine *e, const char *id, imp_model **now, imp_ready_fn fn, void *user,
+                              imp_error *err)
+{
+    (void)fn, (void)user;
+    *now = imp_engine_find(e, id);
+    return *now != NULL ? IMP_OK : imp_fail_field(err, IMP_NOT_FOUND, "model", "there is no such model");
+}
+
+bool imp_engine_give_up(imp_engine *e, imp_ready_fn fn, void *user)
+{
+    (void)e, (void)fn, (void)user;
+    return false;
+}
+
+bool imp_model_keep(imp_model *m, double keep_s)
+{
+    (void)m, (void)keep_s;
+    return false;
+}
+
+imp_status imp_engine_known(imp_engine *e, imp_known_model **out, size_t *n)
+{
+    *n = 2;
+    *out = calloc(*n, sizeof **out);
+    for (size_t i = 0; i < *n; i++) {
+        const imp_model_info *m = &e->model[i].info;
+        imp_known_model *k = &(*out)[i];
+        *k = (imp_known_model){.n_param = m->n_param,
+                               .file_bytes = m->file_bytes,
+                               .n_vocab = m->n_vocab,
+                               .n_layer = m->n_layer,
+                               .n_embd = m->n_embd,
+                               .n_head = m->n_head,
+                               .n_kv_head = m->n_kv_head,
+                               .n_ctx_train = m->n_ctx_train,
+                               .can_generate = m->can_generate,
+                               .can_embed = m->can_embed,
+                               .pinned = true,
+                               .modified = m->created,
+                               .state = IMP_MODEL_LOADED,
+                               .expires_s = -1};
+        snprintf(k->id, sizeof k->id, "%s", m->id);
+        snprintf(k->path, sizeof k->path, "%s", m->path);
+        snprintf(k->arch, sizeof k->arch, "%s", m->arch);
+        snprintf(k->type, sizeof k->type, "%s", m->type);
+    }
+    return IMP_OK;
+}
+
 const imp_model_info *imp_model_get_info(const imp_model *m)
 {
     return &m->info;

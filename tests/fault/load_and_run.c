@@ -29,8 +29,18 @@ static void on_event(void *user, uint64_t id, const imp_event *ev)
     imp_mutex_unlock(a->lock);
 }
 
+/* The model as a server on demand finds it: in a folder, by another name. */
+static imp_status open_by_name(imp_engine *e, imp_model **m, imp_error *err)
+{
+    imp_model_source pinned = {.path = "models/impetus-nano.gguf", .id = "other", .pinned = true};
+    imp_status s = imp_engine_add(e, &pinned, err);
+    if (s == IMP_OK) s = imp_engine_add_folder(e, "models", -1, err);
+    if (s == IMP_OK) s = imp_engine_add_alias(e, "tale", "stories260K", err);
+    return s == IMP_OK ? imp_engine_open(e, "tale", m, err) : s;
+}
+
 /* One whole life of an engine. OK: the answer came (complete or ended with an error event). */
-static imp_status live(answer *a, imp_error *err)
+static imp_status live(answer *a, bool by_name, imp_error *err)
 {
     imp_engine *e = NULL;
     imp_model *m = NULL;
@@ -39,7 +49,7 @@ static imp_status live(answer *a, imp_error *err)
     uint64_t id;
     imp_engine_config c = {.n_thread = 2, .n_ctx = 128, .n_parallel = 2};
     imp_status s = imp_engine_new(&c, &e, err);
-    if (s == IMP_OK) s = imp_engine_load(e, path, NULL, &m, err);
+    if (s == IMP_OK) s = by_name ? open_by_name(e, &m, err) : imp_engine_load(e, path, NULL, &m, err);
     if (s == IMP_OK) s = imp_tokenize(m, "Once upon a time", 16, IMP_TOK_ADD_SPECIAL, &ids, &n_ids, err);
     if (s == IMP_OK) {
         imp_request r = {.kind = IMP_REQUEST_GENERATE,
@@ -59,19 +69,19 @@ static imp_status live(answer *a, imp_error *err)
         imp_mutex_unlock(a->lock);
     }
     imp_free(ids);
+    if (by_name) imp_model_release(m);
     imp_engine_free(e);
     return s;
 }
 
-static void every_call_may_fail(void **state)
+static void walk(bool by_name)
 {
-    (void)state;
     answer a = {0};
     imp_error err;
     assert_int_equal(imp_mutex_new(&a.lock), IMP_OK);
     assert_int_equal(imp_cond_new(&a.cond), IMP_OK);
     uint64_t before = imp_sys_n_call();
-    assert_int_equal(live(&a, &err), IMP_OK);
+    assert_int_equal(live(&a, by_name, &err), IMP_OK);
     uint64_t n_call = imp_sys_n_call() - before;
     assert_string_equal(a.text.data, want);
     int n_failed = 0, n_unharmed = 0;
@@ -82,7 +92,7 @@ static void every_call_may_fail(void **state)
         a.n_done = 0;
         memset(&err, 0, sizeof err);
         imp_sys_fail_at(n);
-        imp_status s = live(&a, &err);
+        imp_status s = live(&a, by_name, &err);
         imp_sys_fail_at(0);
         if (s != IMP_OK) {
             n_failed++;
@@ -104,8 +114,21 @@ static void every_call_may_fail(void **state)
     imp_cond_free(a.cond);
 }
 
+static void every_call_may_fail(void **state)
+{
+    (void)state;
+    walk(false);
+}
+
+static void also_on_demand(void **state)
+{
+    (void)state;
+    imp_log_set_level(IMP_LOG_ERROR);
+    walk(true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest t[] = {cmocka_unit_test(every_call_may_fail)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(every_call_may_fail), cmocka_unit_test(also_on_demand)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }

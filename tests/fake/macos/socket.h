@@ -57,6 +57,7 @@ typedef struct fd_set {
 #define SOL_SOCKET                 0xffff
 #define SO_REUSEADDR               4
 #define SO_SNDBUF                  0x1001
+#define SO_SNDTIMEO                0x1005
 #define SO_RCVTIMEO                0x1006
 #define SO_ERROR                   0x1007
 #define SO_NOSIGPIPE               0x1022

@@ -52,6 +52,7 @@ extern int *__error(void);
 #define EADDRINUSE    48
 #define EADDRNOTAVAIL 49
 #define ECONNRESET    54
+#define ECONNREFUSED  61
 #define ENOTCONN      57
 #define ETIMEDOUT     60
 
