@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """How well predictions meet reality on this machine's CPU: prints a Markdown table.
 
-    bench/predict.py IMPETUS MODEL[,MODEL...] [--calibrate] [--runs N] [--detail] [--write docs/benchmarks.md] [--state FOLDER]
+    bench/predict.py IMPETUS MODEL[,MODEL...] [--calibrate] [--rounds N] [--detail] [--write docs/benchmarks.md] [--state FOLDER]
 
 The machine is calibrated once, then each model is served, and before every request POST /api/plan is asked what it will
 take: time to the first token (TTFT), time a token (TPOT, with as many sequences beside it as the row says), time of an
-embedding. What it then took comes from the request's receipt. "unseen" is the first request of its shape: predicted from
-the calibration and whatever other shapes taught; "seen" the median of those after it. --state keeps the database and the
-rows measured so far, so that a run can be made in several slices. Needs a machine that does nothing else.
+embedding. What it then took comes from the request's receipt. First every shape comes once, never seen before ("unseen":
+predicted from the calibration and from what shapes before it taught); then all of them in turn, N rounds ("seen": the
+median error). "Own noise" is how far the same requests were from their own median: what no prediction can do much better
+than. The processor time that others took meanwhile is printed too. --state keeps the database and the rows measured so
+far, so that a run can be made in several slices. Needs a machine that does nothing else.
 """
-import argparse, json, os, random, statistics, subprocess, sys, tempfile, threading, urllib.request
+import argparse, json, os, random, statistics, subprocess, tempfile, urllib.request
 
-# prompt, generated, sequences at once; in this order, so that unseen ones come between seen ones
-GENERATE = [(16, 24, 1), (128, 24, 1), (512, 12, 1), (48, 24, 2), (300, 12, 1), (64, 24, 4), (1500, 12, 1), (900, 12, 1), (24, 24, 8), (2500, 8, 1)]
+# prompt, generated, sequences at once
+GENERATE = [(16, 24, 1), (128, 24, 1), (512, 12, 1), (48, 24, 2), (300, 12, 1), (64, 24, 4), (1500, 12, 1), (900, 12, 1), (24, 32, 8), (2500, 8, 1)]
 EMBED = [(16, 1), (128, 1), (64, 1), (250, 1), (32, 8), (100, 4), (40, 32)]
 MARK = ("<!-- bench/predict.py: begin -->", "<!-- bench/predict.py: end -->")
 
@@ -42,23 +44,16 @@ def ids(n, n_vocab, seed):
 
 
 def generate(s, n_vocab, shape, seed):
-    """(predicted, actual) of TTFT and of TPOT, ms."""
+    """(predicted, actual) of TTFT and of TPOT, ms. Sequences beside each other come as one request, so that they start together."""
     prompt, gen, batch = shape
     plan = s.post("/api/plan", {"prompt": prompt, "gen": gen, "batch": batch})
-    alone = s.post("/api/plan", {"prompt": prompt, "gen": gen})
-    receipts = [None] * batch
-
-    def one(i):
-        r = s.post("/v1/completions", {"prompt": ids(prompt, n_vocab, seed * 100 + i), "max_tokens": gen, "temperature": 0, "ignore_eos": True,
-                                       "impetus": {"receipt": True}})
-        receipts[i] = r["impetus"]["receipt"]
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(batch)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    d = [r["decode"]["ms"] / r["decode"]["tokens"] for r in receipts]
-    ttft = (alone["candidates"][alone["chosen"]]["ttft_ms"], receipts[0]["prefill"]["ms"]) if batch == 1 else None
-    return ttft, (plan["candidates"][plan["chosen"]]["tpot_ms"], statistics.median(d))
+    many = [ids(prompt, n_vocab, seed * 100 + i) for i in range(batch)]
+    r = s.post("/v1/completions", {"prompt": many if batch > 1 else many[0], "max_tokens": gen, "temperature": 0, "ignore_eos": True,
+                                   "impetus": {"receipt": True}})["impetus"]["receipt"]
+    r = r if batch > 1 else [r]
+    best = plan["candidates"][plan["chosen"]]
+    ttft = (best["ttft_ms"], r[0]["prefill"]["ms"]) if batch == 1 else None
+    return ttft, (best["tpot_ms"], statistics.median(x["decode"]["ms"] / x["decode"]["tokens"] for x in r))
 
 
 def embed(s, n_vocab, shape, seed):
@@ -68,44 +63,65 @@ def embed(s, n_vocab, shape, seed):
     return (plan["candidates"][plan["chosen"]]["ttft_ms"], r["impetus"]["receipt"]["embed"]["ms"]), None
 
 
-def measure(impetus, model, db, runs, detail):
+def others():
+    """Processor seconds of the machine so far: all, idle, taken by other machines, and those of this process and its children."""
+    t = [int(x) / os.sysconf("SC_CLK_TCK") for x in open("/proc/stat").readline().split()[1:9]]
+    return sum(t), t[3] + t[4], t[7]
+
+
+def cpu_of(pid):
+    t = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
+    return (int(t[11]) + int(t[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(impetus, model, db, rounds, detail):
     show = json.loads(subprocess.run([impetus, "show", model, "--json"], capture_output=True, text=True, check=True).stdout)
-    s, rows = Server(impetus, model, db), []
-    run = generate if show["can_generate"] else embed
+    s, rows, can = Server(impetus, model, db), [], show["can_generate"]
+    run = generate if can else embed
     try:
-        for shape in GENERATE if show["can_generate"] else EMBED:
-            if shape[0] + (shape[1] if show["can_generate"] else 0) > s.ctx:
-                continue
-            both = [run(s, show["vocab"], shape, k) for k in range(runs + 1)]
-            for which, name in ((0, "TTFT" if show["can_generate"] else "embedding"), (1, "TPOT")):
-                pairs = [b[which] for b in both if b[which]]
-                if not pairs:
-                    continue
-                err = [p / a - 1 for p, a in pairs]
-                rows.append({"model": os.path.basename(model), "what": name, "shape": list(shape), "unseen": err[0],
-                             "seen": statistics.median(abs(e) for e in err[1:]), "bias": statistics.median(err[1:]),
-                             "ms": statistics.median(a for _, a in pairs)})
-                if detail:
-                    r = rows[-1]
-                    print("%-24s %-9s %-14s %9.3f ms  unseen %+6.1f %%  seen %5.1f %% (%+.1f)  spread %.1f %%" % (
-                        r["model"], name, shape, r["ms"], 100 * r["unseen"], 100 * r["seen"], 100 * r["bias"],
-                        100 * (max(a for _, a in pairs) / min(a for _, a in pairs) - 1)), flush=True)
+        shapes = [x for x in (GENERATE if can else EMBED) if x[0] + (x[1] if can else 0) <= s.ctx]
+        got = {x: [] for x in shapes}
+        before, own = others(), cpu_of(s.p.pid) + cpu_of(os.getpid())
+        for k in range(rounds + 1):
+            for x in shapes:
+                got[x].append(run(s, show["vocab"], x, k))
+        after, own = others(), cpu_of(s.p.pid) + cpu_of(os.getpid()) - own
+        total = after[0] - before[0]
+        rest = total - (after[1] - before[1]) - (after[2] - before[2]) - own
+        print("%s: of the processor time others took %.1f %%, other machines %.1f %%" % (
+            os.path.basename(model), 100 * max(rest, 0) / total, 100 * (after[2] - before[2]) / total), flush=True)
     finally:
         s.stop()
+    for x in shapes:
+        for which, name in ((0, "TTFT" if can else "embedding"), (1, "TPOT")):
+            pairs = [b[which] for b in got[x] if b[which]]
+            if not pairs:
+                continue
+            err = [p / a - 1 for p, a in pairs]
+            usual = statistics.median(a for _, a in pairs[1:])
+            r = {"model": os.path.basename(model), "what": name, "shape": list(x), "unseen": err[0],
+                 "seen": statistics.median(abs(e) for e in err[1:]), "bias": statistics.median(err[1:]),
+                 "noise": statistics.median(abs(a / usual - 1) for _, a in pairs[1:]), "ms": usual}
+            rows.append(r)
+            if detail:
+                print("%-24s %-9s %-14s %9.3f ms  unseen %+6.1f %%  seen %5.1f %% (%+.1f)  own noise %.1f %%" % (
+                    r["model"], name, x, r["ms"], 100 * r["unseen"], 100 * r["seen"], 100 * r["bias"], 100 * r["noise"]), flush=True)
     return rows
 
 
 def table(rows):
-    out = ["| model | what | shapes | median error, seen | median error, unseen | worst unseen |", "|---|---|---|---|---|---|"]
+    out = ["| model | what | shapes | median error, seen | own noise | median error, unseen | worst unseen |", "|---|---|---|---|---|---|---|"]
     groups = {}
     for r in rows:
         groups.setdefault((r["model"], r["what"]), []).append(r)
     for what in ("TTFT", "TPOT", "embedding"):
         groups[("all", what)] = [r for r in rows if r["what"] == what]
+    percent = lambda g, f: 100 * statistics.median(f(r) for r in g)
     for (model, what), g in groups.items():
         if g:
-            out.append("| %s | %s | %d | %.1f %% | %.1f %% | %.1f %% |" % (model, what, len(g), 100 * statistics.median(r["seen"] for r in g),
-                       100 * statistics.median(abs(r["unseen"]) for r in g), 100 * max(abs(r["unseen"]) for r in g)))
+            out.append("| %s | %s | %d | %.1f %% | %.1f %% | %.1f %% | %.1f %% |" % (
+                model, what, len(g), percent(g, lambda r: r["seen"]), percent(g, lambda r: r["noise"]),
+                percent(g, lambda r: abs(r["unseen"])), 100 * max(abs(r["unseen"]) for r in g)))
     return "\n".join(out)
 
 
@@ -114,7 +130,7 @@ def main():
     ap.add_argument("impetus")
     ap.add_argument("models", nargs="?", default="")
     ap.add_argument("--calibrate", action="store_true", help="calibrate thoroughly, not the quick way")
-    ap.add_argument("--runs", type=int, default=5)
+    ap.add_argument("--rounds", type=int, default=6)
     ap.add_argument("--detail", action="store_true")
     ap.add_argument("--state")
     ap.add_argument("--write")
@@ -126,7 +142,7 @@ def main():
         subprocess.run([a.impetus, "calibrate", "--device", "cpu", "--database", db] + ([] if a.calibrate else ["--quick"]), check=True, stdout=subprocess.DEVNULL)
     rows = json.load(open(kept)) if os.path.exists(kept) else []
     for model in filter(None, a.models.split(",")):
-        rows = [r for r in rows if r["model"] != os.path.basename(model)] + measure(a.impetus, model, db, a.runs, a.detail)
+        rows = [r for r in rows if r["model"] != os.path.basename(model)] + measure(a.impetus, model, db, a.rounds, a.detail)
         json.dump(rows, open(kept, "w"))
     if not rows:
         return
@@ -136,7 +152,7 @@ def main():
         doc = open(a.write).read()
         head, rest = doc.split(MARK[0])
         cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "CPU")
-        note = "%s, %d threads; %d requests of each shape." % (cpu, os.cpu_count(), a.runs + 1)
+        note = "%s, %d threads; %d requests of each shape." % (cpu, os.cpu_count(), a.rounds + 1)
         open(a.write, "w").write(head + MARK[0] + "\n" + note + "\n\n" + text + "\n" + MARK[1] + rest.split(MARK[1])[1])
 
 

@@ -40,8 +40,8 @@ typedef struct imp_unit {
     bool asleep;            /* its thread waits for work; engine.lock */
     bool only_forced;       /* the slow reference */
     bool only_large;        /* for models that no single device takes */
-    double since_learn_s,
-        bytes[2];     /* its thread only: computed since the last lesson; bytes of a step, by phase */
+    uint64_t last_step_ns;  /* its thread only, as the next one: when the last step ended */
+    double bytes[2];        /* of a step, by phase */
     double lane_s;    /* its thread only: time that embeddings may take beside sequences that generate */
     imp_power power;  /* its thread only */
     imp_meter *meter; /* owned; NULL: why_unmetered */
@@ -56,8 +56,10 @@ typedef struct imp_instance {
     imp_model *model;
     imp_fit fit;
     imp_exec *generate, *embed;
-    imp_sched *sched; /* NULL: the model is not on this unit */
-    uint32_t n_using; /* calls that hold it to submit; engine.lock */
+    imp_sched *sched;    /* NULL: the model is not on this unit */
+    imp_lessons lessons; /* the unit's thread only, as the next one */
+    int last_phase;      /* of its last step: 0 prompts or inputs, 1 generating */
+    uint32_t n_using;    /* calls that hold it to submit; engine.lock */
     char why_not[160];
     char not_ready[160]; /* what the device does before it can run the model; place_lock */
 } imp_instance;

@@ -9,7 +9,7 @@
 #include "engine/engine_int.h"
 
 enum { FAIL_REST_S = 30 };
-static const double LEARN_EVERY_S = 0.002; /* computed time between lessons: keeps their cost below 1 % */
+static const double COLD_S = 0.0005; /* a pause after which threads sleep and caches hold other things */
 
 /* ---- how the units stand -------------------------------------------------------------------------- */
 
@@ -90,7 +90,7 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
             imp_cost_time t;
             uint32_t chunk = IMP_MAX(r->chunk, 1u);
             out[i].queued_s =
-                imp_place_prefill_s(&u->learn, r->cost, chunk, chunk, &t) * l.queued_tok / chunk;
+                imp_place_prefill_s(&u->learn, r->cost, chunk, chunk, false, &t) * l.queued_tok / chunk;
         }
     }
 }
@@ -296,17 +296,22 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s, doub
 {
     imp_instance *x = user;
     imp_unit *u = x->unit;
-    *joules = imp_power_step(&u->power, imp_now_ns(), s);
+    uint64_t now = imp_now_ns();
+    *joules = imp_power_step(&u->power, now, s);
     /* sequences that generate, with or without guesses */
     int phase = !embed && b->n_out == b->n_tok && b->n_tok <= b->n_seq * (1 + IMP_SPEC_MAX);
-    u->since_learn_s += s;
-    if (u->since_learn_s < LEARN_EVERY_S && u->bytes[phase] > 0) return u->bytes[phase];
-    u->since_learn_s = 0;
     const imp_cost *c = embed ? &x->model->cost_embed : &x->model->cost_generate;
     imp_cost_shape sh = shape_of(u, b, embed);
+    sh.cold = u->device->ops->last_ns == NULL && (double)(now - u->last_step_ns) * 1e-9 - s > COLD_S;
+    u->last_step_ns = now;
+    sh.after = phase == 1 && x->last_phase != 1;
+    x->last_phase = phase;
+    imp_lesson due[2];
+    int n = imp_lessons_add(&x->lessons, c, &sh, s, due);
+    if (n == 0 && u->bytes[phase] > 0) return u->bytes[phase];
     imp_cost_time t;
     imp_mutex_lock(u->engine->place_lock);
-    imp_learn_observe(&u->learn, c, &sh, s);
+    for (int i = 0; i < n; i++) imp_learn_observe(&u->learn, due[i].cost, &due[i].shape, due[i].s);
     double watt = u->power.watt;
     if (watt > 0)
         u->learn.machine.f[IMP_F_WATT] =
@@ -315,7 +320,7 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s, doub
     u->failed_ns = 0;
     u->n_fail = 0;
     imp_mutex_unlock(u->engine->place_lock);
-    u->n_learned++;
+    u->n_learned += (uint32_t)n;
     u->bytes[phase] = t.bytes;
     return t.bytes;
 }

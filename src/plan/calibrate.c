@@ -2,8 +2,10 @@
  *
  * Idea:    peaks first (for a CPU plan/ceilings, else what the widest product reaches), then lessons: for each weight
  *          type a chain of matrices, more bytes than the caches hold, at 1 to 512 rows, and a chain of small ones; the
- *          same with the kernels that embeddings take; attention over caches of several lengths. Of several runs the
- *          median counts. What the device does not run is left out.
+ *          same with the kernels that embeddings take; attention over caches of several lengths; what stands between the
+ *          products. Everything is run in two rounds and the quicker one counts, for what else runs on the machine only
+ *          adds. All lessons together are taught several times over, so that none depends on those that came before.
+ *          What the device does not run is left out.
  * Threads: the caller's; the device must be idle. */
 #include "plan/calibrate.h"
 
@@ -11,6 +13,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/thread.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
 
@@ -21,8 +24,16 @@ enum {
     MAX_ROWS = 512,
     MAX_PAST = 4096,
     RUNS = 5,
+    ROUNDS = 2,
+    PASSES = 4, /* of teaching */
     TINY_OPS = 64,
-    ATTN_LAYERS = 4
+    TINY_WIDTH = 192, /* of the CPU's: small, but together enough for all threads */
+    PLAIN_OPS = 16,   /* of one kind between products */
+    PLAIN_WIDTH = 1024,
+    CROWD = 3, /* products of that width that bring all threads in: a CPU computes next to nothing alone */
+    ATTN_LAYERS = 4,
+    MAX_RIG = 32,
+    MAX_LESSON = 320
 };
 
 static const imp_dtype TYPES[] = {IMP_Q4_0, IMP_Q8_0, IMP_F16, IMP_Q4_K, IMP_Q6_K, IMP_F32};
@@ -35,13 +46,30 @@ typedef struct step {
 static const step ROWS[] = {{1, 0, 1},  {2, 0, 1},  {4, 0, 1},   {8, 0, 1},   {16, 0, 1},
                             {32, 0, 1}, {64, 0, 1}, {128, 0, 1}, {256, 0, 1}, {512, 0, 1}};
 static const step FEW[] = {{1, 0, 1}, {4, 0, 1}, {16, 0, 1}, {64, 0, 1}, {256, 0, 1}};
-static const step CACHED[] = {{1, 15, 1},    {1, 63, 1},     {1, 255, 1},   {1, 1023, 1}, {1, 4000, 1},
-                              {1, 63, 4},    {1, 500, 4},    {64, 0, 1},    {256, 0, 1},  {512, 0, 1},
-                              {256, 512, 1}, {512, 1024, 1}, {512, 3500, 1}};
-static const step ENCODER[] = {{16, 0, 1}, {64, 0, 1}, {256, 0, 1}, {512, 0, 1}, {32, 0, 8}, {128, 0, 4}};
+static const step CACHED[] = {{1, 15, 1},   {1, 63, 1},     {1, 255, 1},   {1, 511, 1}, {1, 1023, 1},
+                              {1, 4000, 1}, {1, 63, 4},     {1, 500, 4},   {1, 60, 8},  {1, 500, 8},
+                              {16, 0, 1},   {64, 0, 1},     {256, 0, 1},   {512, 0, 1}, {256, 512, 1},
+                              {48, 0, 4},   {512, 1024, 1}, {512, 3500, 1}};
+static const step ENCODER[] = {{8, 0, 1},   {16, 0, 1},  {32, 0, 1}, {64, 0, 1}, {128, 0, 1},
+                               {256, 0, 1}, {512, 0, 1}, {32, 0, 8}, {128, 0, 4}};
+static const step PLAIN[] = {{1, 0, 1}, {16, 0, 1}, {256, 0, 1}};
+
+/* What was measured: a step of the graph cost[rig]. */
+typedef struct lesson {
+    uint32_t rig;
+    imp_cost_shape shape;
+    double s;
+} lesson;
+
+typedef struct lessons {
+    uint32_t n_rig, n;
+    imp_cost cost[MAX_RIG];
+    lesson at[MAX_LESSON];
+} lessons;
 
 typedef struct rig {
     imp_device *dev;
+    lessons *lessons; /* NULL: nothing is to be taught */
     imp_graph *g;
     imp_exec *x;
     uint8_t *data; /* weights of one type, owned pages */
@@ -84,6 +112,12 @@ static imp_status rig_end(rig *r, imp_val x, bool vectors, imp_error *err)
     return imp_graph_finish(r->g, err);
 }
 
+static imp_val product(rig *r, imp_val x, imp_dtype type, uint32_t width, uint8_t *data)
+{
+    imp_tensor w = {.dtype = type, .n_dim = 2, .dim = {width, width, 1, 1}, .data = data};
+    return imp_g_linear(r->g, x, imp_g_weight(r->g, "w", &w), 0);
+}
+
 /* n_layer products of width x width. */
 static imp_status rig_products(rig *r, imp_dtype type, uint32_t width, uint32_t n_layer, bool vectors,
                                imp_error *err)
@@ -92,28 +126,56 @@ static imp_status rig_products(rig *r, imp_dtype type, uint32_t width, uint32_t 
     imp_val x;
     IMP_TRY(imp_dtype_bytes(type, (uint64_t)width * width, &bytes));
     IMP_TRY(rig_begin(r, bytes * n_layer, width, &x, err));
-    for (uint32_t i = 0; i < n_layer; i++) {
-        imp_tensor w = {.dtype = type, .n_dim = 2, .dim = {width, width, 1, 1}, .data = r->data + bytes * i};
-        x = imp_g_linear(r->g, x, imp_g_weight(r->g, "w", &w), 0);
-    }
+    for (uint32_t i = 0; i < n_layer; i++) x = product(r, x, type, width, r->data + bytes * i);
     return rig_end(r, x, vectors, err);
 }
 
-/* Many ops that compute next to nothing: the price of an op. */
-static imp_status rig_launches(rig *r, imp_error *err)
+/* Before ops without weights: a few products, so that they run as they would inside a model. */
+static imp_status rig_crowd(rig *r, imp_val *x, imp_error *err)
 {
+    uint64_t bytes;
+    IMP_TRY(imp_dtype_bytes(IMP_Q8_0, PLAIN_WIDTH * PLAIN_WIDTH, &bytes));
+    IMP_TRY(rig_begin(r, bytes * CROWD, PLAIN_WIDTH, x, err));
+    for (uint32_t i = 0; i < CROWD; i++) *x = product(r, *x, IMP_Q8_0, PLAIN_WIDTH, r->data + bytes * i);
+    return IMP_OK;
+}
+
+/* Many ops that compute next to nothing: the price of an op. A CPU's threads join in only where there is some work. */
+static imp_status rig_launches(rig *r, imp_unit_kind kind, imp_error *err)
+{
+    if (kind == IMP_UNIT_CPU) return rig_products(r, IMP_Q8_0, TINY_WIDTH, TINY_OPS, false, err);
     imp_val x;
     IMP_TRY(rig_begin(r, 0, 32, &x, err));
     for (uint32_t i = 0; i < TINY_OPS; i++) x = imp_g_l2_norm(r->g, x);
     return rig_end(r, x, false, err);
 }
 
+/* What stands between products: many ops of one kind. */
+static imp_status rig_plain(rig *r, imp_op op, imp_error *err)
+{
+    static const float inv_freq[32];
+    const imp_rope_attr rope = {.head_dim = 64, .n_rot = 64, .mscale = 1, .inv_freq = inv_freq};
+    imp_val x;
+    IMP_TRY(rig_crowd(r, &x, err));
+    imp_val first = x;
+    for (uint32_t i = 0; i < PLAIN_OPS; i++) {
+        switch (op) {
+        case IMP_OP_RMS_NORM: x = imp_g_rms_norm(r->g, x, 0, 1e-5f, PLAIN_WIDTH, 0); break;
+        case IMP_OP_GLU: x = imp_g_glu(r->g, x, first, IMP_ACT_SILU); break;
+        case IMP_OP_ACT: x = imp_g_act(r->g, x, IMP_ACT_GELU); break;
+        case IMP_OP_ROPE: x = imp_g_rope(r->g, x, &rope); break;
+        default: x = imp_g_add(r->g, x, first);
+        }
+    }
+    return rig_end(r, x, false, err);
+}
+
 /* Attention of 8 heads over 4 of the cache, 64 wide; or an encoder's, which sees its own step alone. */
 static imp_status rig_attention(rig *r, bool cached, imp_error *err)
 {
-    enum { Q = 8 * 64, KV = 4 * 64 };
+    enum { KV = 4 * 64, Q = PLAIN_WIDTH - 2 * KV };
     imp_val x, sum = 0;
-    IMP_TRY(rig_begin(r, 0, Q + 2 * KV, &x, err));
+    IMP_TRY(rig_crowd(r, &x, err));
     imp_val q = imp_g_slice(r->g, x, 0, Q), k = imp_g_slice(r->g, x, Q, KV),
             v = imp_g_slice(r->g, x, Q + KV, KV);
     for (int32_t i = 0; i < ATTN_LAYERS; i++) {
@@ -152,12 +214,9 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Seconds of a step, of the quicker runs. Long steps are not repeated as often: about ENOUGH_S in all. */
-static imp_status time_step(rig *r, const step *st, imp_cost_shape *sh, double *s, imp_error *err)
+/* Seconds of a step. */
+static imp_status run_once(rig *r, const step *st, imp_cost_shape *sh, double *s, imp_error *err)
 {
-    static const double ENOUGH_S = 0.3;
-    double t[RUNS], sum = 0;
-    int n_run = 0;
     uint32_t out_row[8];
     imp_batch_seq q[8];
     for (uint32_t i = 0; i < st->n_seq; i++) {
@@ -174,17 +233,28 @@ static imp_status time_step(rig *r, const step *st, imp_cost_shape *sh, double *
                    .pos = r->pos,
                    .seq = q,
                    .out_row = out_row};
+    const float *out;
+    uint64_t t0 = imp_now_ns();
+    IMP_TRY(r->dev->ops->run(r->x, &b, &out, err));
+    uint64_t ns = r->dev->ops->last_ns != NULL ? r->dev->ops->last_ns(r->x) : imp_now_ns() - t0;
+    *s = (double)ns * 1e-9;
+    *sh = imp_cost_shape_of(&b, r->cached);
+    return IMP_OK;
+}
+
+/* The same, of the quicker runs. Long steps are not repeated as often: about ENOUGH_S in all. */
+static imp_status time_step(rig *r, const step *st, imp_cost_shape *sh, double *s, imp_error *err)
+{
+    static const double ENOUGH_S = 0.2;
+    double t[RUNS], sum = 0;
+    int n_run = 0;
     for (int i = -1; i < RUNS && (n_run == 0 || sum < ENOUGH_S); i++) { /* the first warms up */
-        const float *out;
-        uint64_t t0 = imp_now_ns();
-        IMP_TRY(r->dev->ops->run(r->x, &b, &out, err));
-        uint64_t ns = r->dev->ops->last_ns != NULL ? r->dev->ops->last_ns(r->x) : imp_now_ns() - t0;
-        sum += (double)ns * 1e-9;
-        if (i >= 0) t[n_run++] = (double)ns * 1e-9;
+        IMP_TRY(run_once(r, st, sh, s, err));
+        sum += *s;
+        if (i >= 0) t[n_run++] = *s;
     }
     qsort(t, (size_t)n_run, sizeof *t, by_value);
-    *s = t[n_run / 4]; /* the quicker quarter: what else runs on the machine only adds */
-    *sh = imp_cost_shape_of(&b, r->cached);
+    *s = t[n_run / 4]; /* the quicker quarter */
     return IMP_OK;
 }
 
@@ -193,17 +263,52 @@ static void measured(imp_machine *m, imp_field f, double v)
     m->f[f] = (imp_value){v, 0.9 * v, 1.1 * v, IMP_MARK_MEASURED, "measured on this machine"};
 }
 
+/* The same step right after another and after a pause. */
+static imp_status time_pauses(rig *r, double *hot, double *cold, imp_error *err)
+{
+    enum { N = 9, PAUSE_MS = 3 };
+    imp_mutex *mu = NULL;
+    imp_cond *never = NULL;
+    imp_cost_shape sh;
+    double t[N] = {0};
+    imp_status s = imp_mutex_new(&mu);
+    if (s == IMP_OK) s = imp_cond_new(&never);
+    if (s != IMP_OK) s = imp_fail(err, s, "not enough memory to calibrate");
+    if (s == IMP_OK) s = time_step(r, &ROWS[0], &sh, hot, err);
+    for (int i = 0; s == IMP_OK && i < N; i++) {
+        imp_mutex_lock(mu);
+        (void)imp_cond_wait_ms(never, mu, PAUSE_MS);
+        imp_mutex_unlock(mu);
+        s = run_once(r, &ROWS[0], &sh, &t[i], err);
+    }
+    qsort(t, N, sizeof *t, by_value);
+    *cold = t[N / 2];
+    if (never != NULL) imp_cond_free(never);
+    if (mu != NULL) imp_mutex_free(mu);
+    return s;
+}
+
 static imp_status measure_launch(rig *r, imp_machine *m, imp_error *err)
 {
-    imp_cost_shape sh;
-    double s;
-    IMP_TRY(rig_launches(r, err));
+    double s = 0, cold = 0;
+    IMP_TRY(rig_launches(r, m->kind, err));
     IMP_TRY(rig_compile(r, err));
-    IMP_TRY(time_step(r, &ROWS[0], &sh, &s, err));
+    IMP_TRY(time_pauses(r, &s, &cold, err));
+    imp_cost c;
+    imp_cost_terms item[IMP_COST_ITEMS];
+    imp_cost_time t;
+    imp_cost_shape one = imp_cost_shape_chunk(1, 0, 1);
+    imp_cost_build(r->g, IMP_F16, &c);
     rig_close(r);
+    imp_cost_base(&c, m, &one, item, &t);
+    double work = 0;
+    for (uint32_t i = 0; i < c.n_item; i++)
+        work += imp_cost_together(m, item[i].compute_s, item[i].memory_s) + item[i].row_s;
     /* A step's own cost cannot be told from its ops' here: an eighth is taken to be the step's. */
-    measured(m, IMP_F_LAUNCH, s * 1e6 * 0.875 / TINY_OPS);
-    measured(m, IMP_F_SYNC, s * 1e6 * 0.125);
+    double rest = IMP_MAX(s - work, s / 4) * 1e6;
+    measured(m, IMP_F_LAUNCH, rest * 0.875 / c.n_launch);
+    measured(m, IMP_F_SYNC, rest * 0.125);
+    measured(m, IMP_F_WAKE, IMP_MAX(cold - s, 1e-6) * 1e6);
     return IMP_OK;
 }
 
@@ -224,6 +329,7 @@ static imp_status measure_cpu(imp_machine *m, uint32_t n_thread, bool quick, uin
     if (c.int8_op_s > 0) measured(m, IMP_F_INT8, c.int8_op_s * 1e-12);
     measured(m, IMP_F_CACHE, (double)host.llc_bytes * 1e-6);
     if (c.cache_bytes_s > 0) measured(m, IMP_F_CACHE_BW, c.cache_bytes_s * 1e-9);
+    measured(m, IMP_F_WAITS, 1); /* as all its kernels were found to do: docs/benchmarks.md */
     measured(m, IMP_F_E_BW, 0.9);
     measured(m, IMP_F_E_MM, 0.6);
     return IMP_OK;
@@ -246,52 +352,82 @@ static void measure_link(imp_machine *m)
     imp_sys_pages_free(b, BYTES);
 }
 
-/* Compile what stands in the rig, time the steps and teach them. A device that does not run it learns nothing: OK. */
-static imp_status teach(rig *r, imp_status built, const step *st, size_t n_step, bool quick, imp_learn *l,
-                        imp_error *err)
+/* Compile what stands in the rig and time the steps. A device that does not run it gives no lessons: OK. */
+static imp_status take_lessons(rig *r, imp_status built, const step *st, size_t n_step, bool quick,
+                               imp_error *err)
 {
+    lessons *q = r->lessons;
+    uint32_t first = q->n, n = 0;
     if (built == IMP_OK) built = rig_compile(r, err);
-    imp_cost c;
-    if (built == IMP_OK) imp_cost_build(r->g, IMP_F16, &c);
-    for (size_t i = 0; built == IMP_OK && i < n_step; i++) {
-        if (quick && i % 2 == 1 && i + 1 != n_step) continue;
-        imp_cost_shape sh;
-        double s;
-        built = time_step(r, &st[i], &sh, &s, err);
-        for (int k = 0; built == IMP_OK && k < 4; k++) /* a median weighs more than one step */
-            imp_learn_observe(l, &c, &sh, s);
+    if (built == IMP_OK && (q->n_rig == MAX_RIG || q->n + n_step > MAX_LESSON))
+        built = imp_fail(err, IMP_INTERNAL, "more is measured than there is room for");
+    if (built == IMP_OK) {
+        imp_cost_build(r->g, IMP_F16, &q->cost[q->n_rig]);
+        q->cost[q->n_rig].id = 0; /* no model: all it teaches is about the unit */
+    }
+    for (int round = 0; built == IMP_OK && round < (quick ? 1 : ROUNDS); round++) {
+        n = 0;
+        for (size_t i = 0; built == IMP_OK && i < n_step; i++) {
+            if (quick && i % 2 == 1 && i + 1 != n_step) continue;
+            lesson *at = &q->at[first + n++];
+            double s;
+            built = time_step(r, &st[i], &at->shape, &s, err);
+            at->s = round == 0 ? s : IMP_MIN(s, at->s);
+            at->rig = q->n_rig;
+        }
+    }
+    if (built == IMP_OK) {
+        q->n += n;
+        q->n_rig++;
     }
     rig_close(r);
     return built == IMP_UNSUPPORTED ? IMP_OK : built;
 }
 
+static void teach(const lessons *q, imp_learn *l)
+{
+    for (int pass = 0; pass < PASSES; pass++)
+        for (uint32_t i = 0; i < q->n; i++) {
+            const lesson *at = &q->at[pass % 2 ? q->n - 1 - i : i];
+            imp_learn_observe(l, &q->cost[at->rig], &at->shape, at->s);
+        }
+}
+
 /* As many layers as fill memory well beyond the caches. */
-static uint32_t layers_of(imp_dtype type, const imp_learn *l, bool quick)
+static uint32_t layers_of(imp_dtype type, const imp_machine *m, bool quick)
 {
     uint64_t bytes = 1;
     (void)!imp_dtype_bytes(type, (uint64_t)WIDTH * WIDTH, &bytes);
-    uint64_t want = IMP_MAX((uint64_t)(l->machine.f[IMP_F_CACHE].v * 1e6) * 2, 64ull << 20);
+    uint64_t want = IMP_MAX((uint64_t)(m->f[IMP_F_CACHE].v * 1e6) * 2, 64ull << 20);
     want = IMP_MIN(want, quick ? 128ull << 20 : 512ull << 20);
     return (uint32_t)IMP_MIN(IMP_MAX(want / IMP_MAX(bytes, 1u), 2u), (uint64_t)MAX_LAYER);
 }
 
-static imp_status teach_type(rig *r, imp_dtype t, bool quick, imp_learn *l, imp_error *err)
+static imp_status measure_type(rig *r, imp_dtype t, bool quick, const imp_machine *m, imp_error *err)
 {
-    imp_status s = rig_products(r, t, WIDTH, layers_of(t, l, quick), false, err);
-    IMP_TRY(teach(r, s, ROWS, IMP_COUNT(ROWS), quick, l, err));
+    imp_status s = rig_products(r, t, WIDTH, layers_of(t, m, quick), false, err);
+    IMP_TRY(take_lessons(r, s, ROWS, IMP_COUNT(ROWS), quick, err));
     s = rig_products(r, t, NARROW, 16, false, err);
-    IMP_TRY(teach(r, s, FEW, IMP_COUNT(FEW), false, l, err));
+    IMP_TRY(take_lessons(r, s, FEW, IMP_COUNT(FEW), false, err));
     bool vectors = false;
     for (size_t i = 0; i < IMP_COUNT(VECTOR_TYPES); i++) vectors = vectors || VECTOR_TYPES[i] == t;
-    if (!vectors || l->machine.kind != IMP_UNIT_CPU) return IMP_OK;
+    if (!vectors || m->kind != IMP_UNIT_CPU) return IMP_OK;
     s = rig_products(r, t, NARROW, 16, true, err);
-    return teach(r, s, ROWS, IMP_COUNT(ROWS), quick, l, err);
+    return take_lessons(r, s, ROWS, IMP_COUNT(ROWS), quick, err);
 }
 
-static imp_status teach_attention(rig *r, bool quick, imp_learn *l, imp_error *err)
+static imp_status measure_rest(rig *r, bool quick, imp_error *err)
 {
-    IMP_TRY(teach(r, rig_attention(r, true, err), CACHED, IMP_COUNT(CACHED), quick, l, err));
-    return teach(r, rig_attention(r, false, err), ENCODER, IMP_COUNT(ENCODER), quick, l, err);
+    static const imp_op op[] = {IMP_OP_RMS_NORM, IMP_OP_GLU, IMP_OP_ACT, IMP_OP_ROPE, IMP_OP_ADD};
+    imp_status s = rig_attention(r, true, err);
+    IMP_TRY(take_lessons(r, s, CACHED, IMP_COUNT(CACHED), quick, err));
+    s = rig_attention(r, false, err);
+    IMP_TRY(take_lessons(r, s, ENCODER, IMP_COUNT(ENCODER), quick, err));
+    for (size_t i = 0; i < IMP_COUNT(op); i++) {
+        s = rig_plain(r, op[i], err);
+        IMP_TRY(take_lessons(r, s, PLAIN, IMP_COUNT(PLAIN), false, err));
+    }
+    return IMP_OK;
 }
 
 imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, bool quick,
@@ -307,7 +443,8 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     r.token = imp_sys_calloc(MAX_ROWS, sizeof *r.token);
     r.pos = imp_sys_calloc(MAX_ROWS, sizeof *r.pos);
     r.block = imp_sys_calloc(BLOCKS, sizeof *r.block);
-    imp_status s = r.token == NULL || r.pos == NULL || r.block == NULL
+    r.lessons = imp_sys_calloc(1, sizeof *r.lessons);
+    imp_status s = r.token == NULL || r.pos == NULL || r.block == NULL || r.lessons == NULL
                        ? imp_fail(err, IMP_NOMEM, "not enough memory to calibrate")
                        : IMP_OK;
     for (int i = 0; s == IMP_OK && i < MAX_ROWS; i++) r.token[i] = i % 32;
@@ -317,17 +454,19 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     if (s == IMP_OK) s = measure_launch(&r, m, err);
     if (on_progress != NULL) on_progress(user, 2, PARTS);
     measure_link(m);
-    imp_learn_init(l, m);
     for (size_t i = 0; s == IMP_OK && i < IMP_COUNT(TYPES); i++) {
-        s = teach_type(&r, TYPES[i], quick, l, err);
+        s = measure_type(&r, TYPES[i], quick, m, err);
         if (on_progress != NULL) on_progress(user, (uint32_t)(3 + i), PARTS);
     }
-    if (s == IMP_OK) s = teach_attention(&r, quick, l, err);
+    if (s == IMP_OK) s = measure_rest(&r, quick, err);
+    imp_learn_init(l, m);
+    if (s == IMP_OK) teach(r.lessons, l);
     if (on_progress != NULL) on_progress(user, PARTS, PARTS);
     rig_close(&r);
     imp_sys_free(r.token);
     imp_sys_free(r.pos);
     imp_sys_free(r.block);
+    imp_sys_free(r.lessons);
     return s;
 }
 

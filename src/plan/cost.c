@@ -93,6 +93,23 @@ static void fold(imp_cost *c, const imp_cost_item *it)
     }
 }
 
+static uint32_t id_of(const imp_cost *c)
+{
+    uint64_t h = c->vectors;
+    for (uint32_t i = 0; i < c->n_item; i++) {
+        const imp_cost_item *it = &c->item[i];
+        uint64_t w[] = {it->op,       it->dtype,
+                        it->rows,     it->count,
+                        it->n,        it->k,
+                        it->n_expert, it->n_used,
+                        it->n_head,   it->n_kv_head,
+                        it->head_dim, it->window,
+                        it->cached,   (uint64_t)it->weight_bytes};
+        h = imp_hash(w, sizeof w, h);
+    }
+    return (uint32_t)h | 1; /* 0 means none */
+}
+
 void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out)
 {
     double elem = 2.0 * IMP_ATTN_TILE * 32; /* keys and values of a tile in heads of 32 */
@@ -109,6 +126,7 @@ void imp_cost_build(const imp_graph *g, imp_dtype kv_dtype, imp_cost *out)
         if (it.op == IMP_OP_ATTN && it.cached)
             out->kv_bytes_tok += 2.0 * it.n_kv_head * it.head_dim * out->kv_elem_bytes;
     }
+    out->id = id_of(out);
 }
 
 /* ---- shapes ---------------------------------------------------------------------------------------- */
@@ -169,10 +187,14 @@ static double attention_share(const imp_machine *m, double keys)
     return IMP_MAX(near + (far - near) * at, 1e-3);
 }
 
-enum { EXP_FLOP = 16 }; /* an exponential, as many operations */
+enum {
+    EXP_FLOP = 16, /* an exponential, as many operations */
+    ROW_FLOP = 48  /* of a CPU's product beside multiplying, for each number in and out */
+};
 
 typedef struct price {
     double flop, bytes, peak; /* peak: with the share reached */
+    double row_s;
 } price;
 
 static price price_of(const imp_cost *c, const imp_cost_item *it, const imp_machine *m,
@@ -192,6 +214,8 @@ static price price_of(const imp_cost *c, const imp_cost_item *it, const imp_mach
         }
         p.flop = 2 * rows * it->weight_elem * used;
         p.bytes = rows > 0 ? it->weight_bytes * touched + rows * (k + width) : 0;
+        if (m->kind == IMP_UNIT_CPU)
+            p.row_s = rows * IMP_MAX(it->n_used, 1u) * (k + width) * ROW_FLOP / rate(m, IMP_F32, false);
     } else if (it->op == IMP_OP_ATTN) {
         double keys = sh->keys, kv = sh->kv_tok;
         if (it->window > 0) {
@@ -207,35 +231,47 @@ static price price_of(const imp_cost *c, const imp_cost_item *it, const imp_mach
     return p;
 }
 
-static double bandwidth(const imp_cost *c, const imp_machine *m)
+/* *share: the part of the weights that lies in caches when the unit has been at work. */
+static double bandwidth(const imp_cost *c, const imp_machine *m, double *share)
 {
     double bw = IMP_MAX(m->f[IMP_F_BW].v * m->f[IMP_F_E_BW].v, 1e-3);
     double cache = m->f[IMP_F_CACHE].v * 1e6, fast = m->f[IMP_F_CACHE_BW].v;
+    *share = 0;
     if (fast <= 0 || cache <= 0) return bw * 1e9;
     /* Weights that fill less than the cache stay there from step to step; those that overflow it by half are gone when
      * they are needed again. */
-    double in = IMP_MIN(IMP_MAX((1.5 - c->weight_bytes / cache) / 0.75, 0), 1);
+    double in = *share = IMP_MIN(IMP_MAX((1.5 - c->weight_bytes / cache) / 0.75, 0), 1);
     return 1e9 / (in / fast + (1 - in) / bw);
 }
 
-void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_pair *item,
+/* After a pause: threads are woken, and weights that lay in caches are read from memory again. */
+static double wake_s(const imp_cost *c, const imp_machine *m, double in_cache, double bw)
+{
+    double slow = IMP_MAX(m->f[IMP_F_BW].v * m->f[IMP_F_E_BW].v, 1e-3) * 1e9;
+    double again = in_cache > 0 ? c->weight_bytes * (1 / slow - 1 / bw) : 0;
+    return m->f[IMP_F_WAKE].v * 1e-6 + IMP_MAX(again, 0);
+}
+
+void imp_cost_base(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_terms *item,
                    imp_cost_time *out)
 {
-    double bw = bandwidth(c, m);
+    double bw = bandwidth(c, m, &out->in_cache);
     out->flop = out->bytes = 0;
     for (uint32_t i = 0; i < c->n_item; i++) {
         const imp_cost_item *it = &c->item[i];
         price p = price_of(c, it, m, sh);
-        item[i] = (imp_cost_pair){p.flop / p.peak * it->count, p.bytes / bw * it->count};
+        item[i] =
+            (imp_cost_terms){p.flop / p.peak * it->count, p.bytes / bw * it->count, p.row_s * it->count};
         out->flop += p.flop * it->count;
         out->bytes += p.bytes * it->count;
     }
     double program = m->f[IMP_F_PROGRAM].v * 1e6;
     double n_program = program > 0 ? ceil(IMP_MAX(c->weight_bytes, 1) / program) : 1;
+    out->wake_s = sh->cold ? wake_s(c, m, out->in_cache, bw) : 0;
     out->launch_s = (c->n_launch * m->f[IMP_F_LAUNCH].v + n_program * m->f[IMP_F_SYNC].v) * 1e-6;
 }
 
-static imp_bound bound_of(const imp_cost_time *t)
+imp_bound imp_cost_bound(const imp_cost_time *t)
 {
     if (t->launch_s > t->memory_s && t->launch_s > t->compute_s) return IMP_BOUND_LAUNCH;
     return t->compute_s > t->memory_s ? IMP_BOUND_COMPUTE : IMP_BOUND_MEMORY;
@@ -254,21 +290,21 @@ static double hypot3(double a, double b, double c)
 
 void imp_cost_predict(const imp_cost *c, const imp_machine *m, const imp_cost_shape *sh, imp_cost_time *out)
 {
-    imp_cost_pair item[IMP_COST_ITEMS];
+    imp_cost_terms item[IMP_COST_ITEMS];
     imp_cost_base(c, m, sh, item, out);
+    out->launch_s += out->wake_s;
     out->s = out->launch_s;
     out->compute_s = out->memory_s = 0;
     for (uint32_t i = 0; i < c->n_item; i++) {
-        bool compute = item[i].compute_s > item[i].memory_s;
-        out->share[i] = compute ? item[i].compute_s : item[i].memory_s;
-        *(compute ? &out->compute_s : &out->memory_s) += out->share[i];
-        out->s += out->share[i];
+        const imp_cost_terms *t = &item[i];
+        double s = imp_cost_together(m, t->compute_s, t->memory_s);
+        *(t->compute_s > t->memory_s ? &out->compute_s : &out->memory_s) += s;
+        out->compute_s += t->row_s;
+        out->s += s + t->row_s;
     }
-    double inv = out->s > 0 ? 1 / out->s : 0;
-    for (uint32_t i = 0; i < c->n_item; i++) out->share[i] *= inv;
-    out->share[IMP_COST_ITEMS] = out->launch_s * inv;
-    out->bound = bound_of(out);
+    out->bound = imp_cost_bound(out);
     out->n_sample = 0;
+    double inv = out->s > 0 ? 1 / out->s : 0;
     const imp_value *f = m->f;
     double mem = hypot3(spread(&f[IMP_F_BW]), spread(&f[IMP_F_E_BW]), 0);
     double peak = IMP_MAX(spread(&f[IMP_F_F16]), spread(&f[IMP_F_F32]));

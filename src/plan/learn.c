@@ -3,15 +3,33 @@
 
 #include <math.h>
 
-enum { FAR_RUN = 3, ITEM_KEYS = 4, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 3, SHAPE_OP = 0x7f };
+enum { FAR_RUN = 3, KNOWN = 3, ITEM_KEYS = 5, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 12, MODEL_OP = 0x7f };
+
+/* Places of the corrections that every unit has. */
+enum { AT_UNIT, AT_LAUNCH, AT_WAKE, N_FIXED };
 
 /* What a correction is about. */
-enum { WHAT_MEMORY, WHAT_COMPUTE, WHAT_ROWS, WHAT_SIZE, WHAT_UNIT, WHAT_SHAPE };
+enum {
+    WHAT_MEMORY,
+    WHAT_COMPUTE,
+    WHAT_CURVE, /* compute time at a number of rows or keys */
+    WHAT_READ,  /* memory time at 1 to 16 rows: some kernels' forms read slower than others */
+    WHAT_ROW,   /* what is done once a row */
+    WHAT_UNIT,
+    WHAT_WAKE,
+    WHAT_MODEL,  /* one model as a whole */
+    WHAT_ATTN,   /* its attention */
+    WHAT_COARSE, /* its curves over a step's tokens */
+    WHAT_FINE,
+    WHAT_AFTER, /* its steps behind one of another kind */
+    WHAT_SHAPE, /* steps of exactly that shape */
+    N_WHAT
+};
 
-/* Variances before anything was seen: an op when bound by memory or arithmetic, at a number of rows or keys, at a size of
- * weights; the unit as a whole; steps of one model and shape. */
-static const double VAR[] = {0.2, 0.2, 0.06, 0.01, 0.16, 0.02};
-static const double VAR_MIN_NOISE = 0.0004, VAR_DRIFT = 1e-6;
+/* Variances before anything was seen, and how much is forgotten with every lesson. */
+static const double VAR[N_WHAT] = {0.2, 0.2, 0.02, 0.06, 0.2, 0.16, 0.3, 0.01, 0.06, 0.01, 0.01, 0.06, 0.01};
+static const double DRIFT_UNIT = 1e-4, DRIFT_MODEL = 1e-4, DRIFT_OP = 1e-6;
+static const double NOISE_START = 0.0025, NOISE_MIN = 0.0004, NOISE_MAX = 0.02;
 static const double MAX_THETA = 5;
 
 static uint32_t pack(uint32_t op, uint32_t dtype, uint32_t what, uint32_t place)
@@ -19,31 +37,142 @@ static uint32_t pack(uint32_t op, uint32_t dtype, uint32_t what, uint32_t place)
     return 1u << 31 | op << 24 | dtype << 16 | what << 8 | place;
 }
 
-static double rows_of(const imp_cost_item *it, const imp_cost_shape *sh)
+static uint32_t pack_model(uint32_t id, uint32_t phase, uint32_t what, uint32_t place)
 {
-    return it->rows == IMP_ROWS_TOK ? sh->n_tok : it->rows == IMP_ROWS_OUT ? sh->n_out : sh->n_seq;
+    uint32_t h = id * 2654435761u ^ (phase << 16 | place) * 2246822519u;
+    h ^= h >> 15;
+    return 1u << 31 | (uint32_t)MODEL_OP << 24 | (h & 0xfffff) << 4 | what;
 }
 
-/* Which corrections an item has: keys, their weights, and where they stand (UINT32_MAX: not yet). */
-typedef struct item_keys {
-    uint32_t n, key[ITEM_KEYS], at[ITEM_KEYS];
-    double h[ITEM_KEYS];
-} item_keys;
-
-static void add_key(item_keys *w, uint32_t key, double h)
+static bool is_model(uint32_t key)
 {
-    if (h <= 0) return;
-    w->key[w->n] = key;
-    w->h[w->n++] = h;
+    return (key >> 24 & 0x7f) == MODEL_OP;
 }
 
-/* A curve over log2(x) with a node every `step`: the two nodes around x share the correction. */
-static void add_curve(item_keys *w, uint32_t op, uint32_t kind, double x, double step, uint32_t last)
+static double prior_var(uint32_t key)
 {
-    double at = IMP_MIN(log2(IMP_MAX(x, 1)) / step, last);
+    return VAR[key == 0 ? WHAT_UNIT : is_model(key) ? key & 0xf : key >> 8 & 0xff];
+}
+
+/* ---- where keys are ---------------------------------------------------------------------------------- */
+
+static uint32_t first_slot(uint32_t key)
+{
+    return key * 2654435761u >> 23 & (IMP_LEARN_SLOTS - 1);
+}
+
+static uint32_t find(const imp_learn *l, uint32_t key)
+{
+    for (uint32_t s = first_slot(key); l->slot[s] != 0; s = (s + 1) & (IMP_LEARN_SLOTS - 1))
+        if (l->key[l->slot[s] - 1].key == key) return l->slot[s] - 1;
+    return UINT32_MAX;
+}
+
+static void index_key(imp_learn *l, uint32_t i)
+{
+    uint32_t s = first_slot(l->key[i].key);
+    while (l->slot[s] != 0) s = (s + 1) & (IMP_LEARN_SLOTS - 1);
+    l->slot[s] = (uint16_t)(i + 1);
+}
+
+void imp_learn_reindex(imp_learn *l)
+{
+    memset(l->slot, 0, sizeof l->slot);
+    for (uint32_t i = 0; i < l->n_key; i++) index_key(l, i);
+}
+
+/* A place for a new correction: when all are taken, that of the one that was taught longest ago, models' before ops', but
+ * none of this step's (taught at `now`) nor the fixed ones. UINT32_MAX: there is none. */
+static uint32_t place_for(imp_learn *l, uint64_t now)
+{
+    if (l->n_key < IMP_LEARN_KEYS) return l->n_key++;
+    uint32_t best = UINT32_MAX;
+    for (uint32_t i = N_FIXED; i < l->n_key; i++) {
+        if (l->key[i].last_ns >= now) continue;
+        bool model = is_model(l->key[i].key), than = best != UINT32_MAX && is_model(l->key[best].key);
+        if (best == UINT32_MAX || (model && !than) ||
+            (model == than && l->key[i].last_ns < l->key[best].last_ns))
+            best = i;
+    }
+    return best;
+}
+
+static uint32_t add(imp_learn *l, uint32_t key, uint64_t now)
+{
+    uint32_t old = l->n_key, i = place_for(l, now);
+    if (i == UINT32_MAX) return i;
+    l->key[i] = (imp_learn_key){.key = key, .last_ns = now};
+    for (uint32_t k = 0; k < l->n_key; k++) l->p[i][k] = l->p[k][i] = 0;
+    l->p[i][i] = prior_var(key);
+    if (i == old)
+        index_key(l, i);
+    else
+        imp_learn_reindex(l);
+    return i;
+}
+
+void imp_learn_init(imp_learn *l, const imp_machine *m)
+{
+    memset(l, 0, sizeof *l);
+    l->machine = *m;
+    l->noise = NOISE_START;
+    (void)add(l, 0, 0);
+    (void)add(l, pack(IMP_N_OP, 0, WHAT_COMPUTE, 0), 0);
+    (void)add(l, pack(IMP_N_OP, 0, WHAT_WAKE, 0), 0);
+}
+
+/* ---- the price with corrections ------------------------------------------------------------------------ */
+
+/* Which corrections a step has, where they stand (UINT32_MAX: not yet), and their shares of the step. */
+typedef struct active {
+    uint32_t n, key[MAX_ACTIVE], at[MAX_ACTIVE];
+    double h[MAX_ACTIVE];
+    uint32_t shape; /* which of them is the exact shape's */
+} active;
+
+/* One more; returns what it says now. */
+static double take(const imp_learn *l, active *a, uint32_t key, double h)
+{
+    if (h <= 0) return 0;
+    uint32_t at = find(l, key);
+    a->key[a->n] = key;
+    a->at[a->n] = at;
+    a->h[a->n++] = h;
+    return at != UINT32_MAX ? h * l->key[at].theta : 0;
+}
+
+/* A curve with nodes 0..last: the two around x share the correction. */
+static double take_curve(const imp_learn *l, active *a, uint32_t base, double x, uint32_t last)
+{
+    double at = IMP_MIN(x, last);
     uint32_t node = IMP_MIN((uint32_t)at, last - 1);
-    add_key(w, pack(op, kind, WHAT_ROWS, node), 1 - (at - node));
-    add_key(w, pack(op, kind, WHAT_ROWS, node + 1), at - node);
+    double near = take(l, a, base + node, 1 - (at - node));
+    return near + take(l, a, base + node + 1, at - node);
+}
+
+static void scale(active *a, uint32_t from, double s)
+{
+    for (uint32_t i = from; i < a->n; i++) a->h[i] *= s;
+}
+
+/* log2 of what corrections are curves over. */
+typedef struct sizes {
+    double rows[3]; /* by imp_rows */
+    double keys;    /* that a token sees */
+} sizes;
+
+static double log2_of(double x)
+{
+    return x > 1 ? log2(x) : 0;
+}
+
+static sizes sizes_of(const imp_cost_shape *sh)
+{
+    sizes z = {.keys = log2_of(sh->keys / IMP_MAX(sh->n_tok, 1))};
+    z.rows[IMP_ROWS_TOK] = log2_of(sh->n_tok);
+    z.rows[IMP_ROWS_OUT] = log2_of(sh->n_out);
+    z.rows[IMP_ROWS_SEQ] = log2_of(sh->n_seq);
+    return z;
 }
 
 /* The kernels an item runs: weight type, and for attention whether one row or a tile of them meets the keys. */
@@ -53,161 +182,115 @@ static uint32_t kind_of(const imp_cost *c, const imp_cost_item *it, const imp_co
     return (uint32_t)it->dtype | (c->vectors ? 0x80u : 0);
 }
 
-static uint32_t bound_key(const imp_cost_item *it, uint32_t kind, bool compute)
+/* Seconds of one item; its corrections join the list with their seconds. */
+static double price_item(const imp_learn *l, const imp_cost *c, const imp_cost_item *it,
+                         const imp_cost_terms *t, const imp_cost_shape *sh, const sizes *z, active *a,
+                         imp_cost_time *out)
 {
-    return pack(it->op, kind, compute ? WHAT_COMPUTE : WHAT_MEMORY, 0);
+    uint32_t kind = kind_of(c, it, sh), from = a->n, compute_from;
+    bool near = out->in_cache > 0.5, product = it->op == IMP_OP_LINEAR || it->op == IMP_OP_MOE;
+    double slow = take(l, a, pack(it->op, kind, WHAT_MEMORY, near), 1);
+    if (product && !near) slow += take_curve(l, a, pack(it->op, kind, WHAT_READ, 0), z->rows[it->rows], 4);
+    double memory = t->memory_s * exp(slow);
+    compute_from = a->n;
+    double more = take(l, a, pack(it->op, kind, WHAT_COMPUTE, 0), 1);
+    uint32_t curve = pack(it->op, kind, WHAT_CURVE, 0);
+    if (it->op == IMP_OP_ATTN)
+        more += take_curve(l, a, curve, z->keys / 2, 7); /* 1 to 16K keys */
+    else if (product)
+        more += take_curve(l, a, curve, z->rows[it->rows], 9); /* 1 to 512 rows */
+    double compute = t->compute_s * exp(more), s = imp_cost_together(&l->machine, compute, memory);
+    double lesser = l->machine.f[IMP_F_WAITS].v; /* what of it counts */
+    double memory_s = memory * (memory >= compute ? 1 : lesser);
+    double compute_s = compute * (memory < compute ? 1 : lesser);
+    for (uint32_t i = from; i < compute_from; i++) a->h[i] *= memory_s;
+    scale(a, compute_from, compute_s);
+    uint32_t row_from = a->n;
+    double row = t->row_s > 0 ? t->row_s * exp(take(l, a, pack(it->op, kind, WHAT_ROW, 0), 1)) : 0;
+    scale(a, row_from, row);
+    out->memory_s += memory_s;
+    out->compute_s += compute_s + row;
+    return s + row;
 }
 
-static void curve_keys(const imp_cost *c, const imp_cost_item *it, uint32_t kind, const imp_cost_shape *sh,
-                       item_keys *w)
+/* What this model's steps have that no op's correction explains: its widths, threads that start late, caches. */
+static double price_model(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, const sizes *z,
+                          double attn_share, active *a)
 {
-    double rows = rows_of(it, sh);
-    if (it->op == IMP_OP_ATTN) {
-        add_curve(w, it->op, kind, sh->keys / IMP_MAX(sh->n_tok, 1), 2, 7); /* 1 to 16K keys */
-    } else if (it->op == IMP_OP_LINEAR || it->op == IMP_OP_MOE) {
-        add_curve(w, it->op, kind, rows, c->vectors ? 3 : 1.5, c->vectors ? 3 : 6); /* 1 to 512 rows */
-        uint32_t size = (uint32_t)IMP_MIN(log2(IMP_MAX(it->weight_bytes, 1)) / 2, 31.0);
-        add_key(w, pack(it->op, kind, WHAT_SIZE, size << 1 | (rows > 1)), 1);
+    a->shape = UINT32_MAX;
+    if (c->id == 0) return 0;
+    uint32_t phase = c->kv_bytes_tok <= 0 ? 2 : sh->n_tok >= 2 * sh->n_seq ? 1 : 0;
+    double more = take(l, a, pack_model(c->id, phase, WHAT_MODEL, 0), 1);
+    more += take(l, a, pack_model(c->id, phase, WHAT_ATTN, 0), attn_share);
+    more += take(l, a, pack_model(c->id, phase, WHAT_AFTER, 0), sh->after);
+    static const double STEP[] = {3, 1}; /* factors of 8 and of 2 */
+    for (uint32_t k = 0; k < 2; k++) {
+        double at = z->rows[IMP_ROWS_TOK] / STEP[k];
+        uint32_t node = (uint32_t)at, what = WHAT_COARSE + k;
+        more += take(l, a, pack_model(c->id, phase, what, node), 1 - (at - node));
+        more += take(l, a, pack_model(c->id, phase, what, node + 1), at - node);
     }
+    uint32_t tok = (uint32_t)(4 * z->rows[IMP_ROWS_TOK] + 0.5),
+             seq = (uint32_t)(4 * z->rows[IMP_ROWS_SEQ] + 0.5), keys = (uint32_t)(z->keys + 0.5);
+    a->shape = a->n;
+    return more + take(l, a, pack_model(c->id, phase, WHAT_SHAPE, (tok << 7 | seq) << 5 | keys), 1);
 }
 
-/* What steps of about this shape of this model have that no op's correction explains: threads that start late, caches. */
-static uint32_t shape_key(const imp_cost *c, const imp_cost_shape *sh)
+static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, active *a,
+                  imp_cost_time *out)
 {
-    double bytes = 0;
-    for (uint32_t i = 0; i < c->n_item; i++) bytes += c->item[i].weight_bytes;
-    uint32_t w[] = {c->n_item,
-                    c->vectors,
-                    (uint32_t)(bytes * 1e-4),
-                    (uint32_t)(2 * log2(IMP_MAX(sh->n_tok, 1))),
-                    (uint32_t)(2 * log2(IMP_MAX(sh->n_seq, 1))),
-                    (uint32_t)log2(IMP_MAX(sh->keys / IMP_MAX(sh->n_tok, 1), 1))};
-    return 1u << 31 | (uint32_t)SHAPE_OP << 24 | (uint32_t)(imp_hash(w, sizeof w, 0) & 0xffffff);
+    imp_cost_terms item[IMP_COST_ITEMS];
+    a->n = 0;
+    imp_cost_base(c, &l->machine, sh, item, out);
+    const sizes z = sizes_of(sh);
+    out->memory_s = out->compute_s = 0;
+    double sum = 0, attn = 0;
+    for (uint32_t i = 0; i < c->n_item; i++) {
+        double s = price_item(l, c, &c->item[i], &item[i], sh, &z, a, out);
+        sum += s;
+        if (c->item[i].op == IMP_OP_ATTN) attn += s;
+    }
+    out->wake_s *= exp(l->key[AT_WAKE].theta);
+    out->launch_s *= exp(l->key[AT_LAUNCH].theta);
+    (void)take(l, a, l->key[AT_LAUNCH].key, out->launch_s);
+    (void)take(l, a, l->key[AT_WAKE].key, out->wake_s);
+    out->launch_s += out->wake_s;
+    sum += out->launch_s;
+    scale(a, 0, sum > 0 ? 1 / sum : 0);
+    double whole = take(l, a, 0, 1) + price_model(l, c, sh, &z, sum > 0 ? attn / sum : 0, a), f = exp(whole);
+    out->s = sum * f;
+    out->memory_s *= f;
+    out->compute_s *= f;
+    out->launch_s *= f;
+    out->wake_s *= f;
+    out->bound = imp_cost_bound(out);
 }
 
-static double prior_var(uint32_t key)
-{
-    if ((key >> 24 & 0x7f) == SHAPE_OP) return VAR[WHAT_SHAPE];
-    return VAR[key == 0 ? WHAT_UNIT : key >> 8 & 0xff];
-}
+/* ---- predicting ---------------------------------------------------------------------------------------- */
 
-static uint32_t find(const imp_learn *l, uint32_t key)
-{
-    for (uint32_t i = 0; i < l->n_key; i++)
-        if (l->key[i].key == key) return i;
-    return UINT32_MAX;
-}
-
-/* A place for a new correction: when all are taken, that of the one that was taught longest ago, but none of this step's
- * (taught at `now`) nor the first two. UINT32_MAX: there is none. */
-static uint32_t place_for(imp_learn *l, uint64_t now)
-{
-    if (l->n_key < IMP_LEARN_KEYS) return l->n_key++;
-    uint32_t best = UINT32_MAX;
-    for (uint32_t i = 2; i < l->n_key; i++)
-        if (l->key[i].last_ns < now && (best == UINT32_MAX || l->key[i].last_ns < l->key[best].last_ns))
-            best = i;
-    return best;
-}
-
-static uint32_t add(imp_learn *l, uint32_t key, uint64_t now)
-{
-    uint32_t i = place_for(l, now);
-    if (i == UINT32_MAX) return i;
-    l->key[i] = (imp_learn_key){.key = key, .last_ns = now};
-    for (uint32_t k = 0; k < l->n_key; k++) l->p[i][k] = l->p[k][i] = 0;
-    l->p[i][i] = prior_var(key);
-    return i;
-}
-
-void imp_learn_init(imp_learn *l, const imp_machine *m)
-{
-    memset(l, 0, sizeof *l);
-    l->machine = *m;
-    l->noise = 0.0025;
-    (void)add(l, 0, 0);
-    (void)add(l, pack(IMP_N_OP, 0, WHAT_COMPUTE, 0), 0); /* launches and sync */
-}
-
-/* Which corrections a step touches and by how much. */
+/* The same with every correction once. */
 typedef struct gradient {
     uint32_t n, at[MAX_ACTIVE];
     double h[MAX_ACTIVE];
     double unseen; /* prior variance of corrections that do not exist yet, weighted */
 } gradient;
 
-static void touch(gradient *g, uint32_t i, double h)
+static void gradient_of(const active *a, gradient *g)
 {
-    for (uint32_t k = 0; k < g->n; k++)
-        if (g->at[k] == i) {
-            g->h[k] += h;
-            return;
-        }
-    g->at[g->n] = i;
-    g->h[g->n++] = h;
-}
-
-/* Times with corrections: which bound holds is decided after them. */
-static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, item_keys *where,
-                  uint32_t *shape, imp_cost_time *out)
-{
-    *shape = find(l, shape_key(c, sh));
-    imp_cost_pair item[IMP_COST_ITEMS];
-    imp_cost_base(c, &l->machine, sh, item, out);
-    double whole = l->key[0].theta + (*shape != UINT32_MAX ? l->key[*shape].theta : 0);
-    double unit = exp(whole), sum = 0, part[2] = {0};
-    for (uint32_t i = 0; i < c->n_item; i++) {
-        const imp_cost_item *it = &c->item[i];
-        item_keys *w = &where[i];
-        uint32_t kind = kind_of(c, it, sh), key[2], at[2];
-        double t_of[2] = {item[i].memory_s, item[i].compute_s};
-        for (int k = 0; k < 2; k++) {
-            key[k] = bound_key(it, kind, k);
-            at[k] = find(l, key[k]);
-            if (at[k] != UINT32_MAX) t_of[k] *= exp(l->key[at[k]].theta);
-        }
-        int compute = t_of[1] > t_of[0];
-        *w = (item_keys){.n = 1, .key = {key[compute]}, .at = {at[compute]}, .h = {1}};
-        curve_keys(c, it, kind, sh, w);
-        double t = t_of[compute], more = 0;
-        for (uint32_t k = 1; k < w->n; k++) {
-            w->at[k] = find(l, w->key[k]);
-            if (w->at[k] != UINT32_MAX) more += w->h[k] * l->key[w->at[k]].theta;
-        }
-        t *= exp(more);
-        out->share[i] = t;
-        part[compute] += t;
-        sum += t;
-    }
-    double launch = out->launch_s * exp(l->key[1].theta);
-    sum += launch;
-    for (uint32_t i = 0; i < c->n_item; i++) out->share[i] /= sum;
-    out->share[IMP_COST_ITEMS] = launch / sum;
-    out->memory_s = part[0] * unit;
-    out->compute_s = part[1] * unit;
-    out->launch_s = launch * unit;
-    out->s = sum * unit;
-    out->bound = out->launch_s > out->memory_s && out->launch_s > out->compute_s ? IMP_BOUND_LAUNCH
-                 : out->compute_s > out->memory_s                                ? IMP_BOUND_COMPUTE
-                                                                                 : IMP_BOUND_MEMORY;
-}
-
-static void gradient_of(const imp_cost *c, const item_keys *where, uint32_t shape, const imp_cost_time *t,
-                        gradient *g)
-{
+    uint16_t where[IMP_LEARN_KEYS] = {0};
     g->n = 0;
-    g->unseen = shape == UINT32_MAX ? VAR[WHAT_SHAPE] : 0;
-    if (shape != UINT32_MAX) touch(g, shape, 1);
-    touch(g, 0, 1);
-    touch(g, 1, t->share[IMP_COST_ITEMS]);
-    for (uint32_t i = 0; i < c->n_item; i++) {
-        if (t->share[i] < 1e-3) continue;
-        for (uint32_t k = 0; k < where[i].n; k++) {
-            double h = t->share[i] * where[i].h[k];
-            if (where[i].at[k] != UINT32_MAX)
-                touch(g, where[i].at[k], h);
-            else
-                g->unseen += h * h * prior_var(where[i].key[k]);
+    g->unseen = 0;
+    for (uint32_t i = 0; i < a->n; i++) {
+        double h = a->h[i];
+        if (h < 1e-3) continue;
+        if (a->at[i] == UINT32_MAX) {
+            g->unseen += h * h * prior_var(a->key[i]);
+        } else if (where[a->at[i]] != 0) {
+            g->h[where[a->at[i]] - 1] += h;
+        } else {
+            g->at[g->n] = a->at[i];
+            g->h[g->n++] = h;
+            where[a->at[i]] = (uint16_t)g->n;
         }
     }
 }
@@ -215,101 +298,148 @@ static void gradient_of(const imp_cost *c, const item_keys *where, uint32_t shap
 static double variance(const imp_learn *l, const gradient *g)
 {
     double v = g->unseen;
-    for (uint32_t a = 0; a < g->n; a++)
-        for (uint32_t b = 0; b < g->n; b++) v += g->h[a] * g->h[b] * l->p[g->at[a]][g->at[b]];
+    for (uint32_t i = 0; i < g->n; i++) {
+        const double *p = l->p[g->at[i]];
+        double sum = 0;
+        for (uint32_t k = 0; k < g->n; k++) sum += g->h[k] * p[g->at[k]];
+        v += g->h[i] * sum;
+    }
     return IMP_MAX(v, 0);
 }
 
-/* Lessons behind an item's correction: those of the nearer node of its curve, or of the op where it has none. */
-static uint32_t samples(const imp_learn *l, const item_keys *w)
+/* Least number of lessons behind the corrections that carry much of the step. */
+static uint32_t samples(const imp_learn *l, const active *a)
 {
-    uint32_t best = w->n > 1 && w->h[1] < 0.5 && w->n > 2 ? 2 : IMP_MIN(w->n - 1, 1u);
-    return w->at[best] == UINT32_MAX ? 0 : l->key[w->at[best]].n;
+    uint64_t n = l->n_observed;
+    for (uint32_t i = 0; i < a->n; i++)
+        if (a->h[i] > 0.1 && !is_model(a->key[i]))
+            n = IMP_MIN(n, a->at[i] == UINT32_MAX ? 0 : (uint64_t)l->key[a->at[i]].n);
+    return (uint32_t)IMP_MIN(n, (uint64_t)UINT32_MAX);
 }
 
 void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, bool with_sd,
                        imp_cost_time *out)
 {
-    item_keys where[IMP_COST_ITEMS];
-    uint32_t shape;
-    price(l, c, sh, where, &shape, out);
+    active a;
+    price(l, c, sh, &a, out);
     out->sd = 0;
-    out->n_sample = UINT32_MAX;
-    for (uint32_t i = 0; i < c->n_item; i++)
-        if (out->share[i] > 0.1) out->n_sample = IMP_MIN(out->n_sample, samples(l, &where[i]));
-    if (out->n_sample == UINT32_MAX) out->n_sample = (uint32_t)IMP_MIN(l->n_observed, (uint64_t)UINT32_MAX);
+    out->n_sample = samples(l, &a);
     if (!with_sd) return;
     gradient g;
-    gradient_of(c, where, shape, out, &g);
+    gradient_of(&a, &g);
     out->sd = sqrt(variance(l, &g) + l->noise);
 }
 
-/* The residual as it may count: far ones are clipped until they come in a run. */
-static double admit(imp_learn *l, double r, double var)
+/* ---- learning ------------------------------------------------------------------------------------------ */
+
+/* The residual as it may count: far ones are clipped until they come in a run. var: of what is not noise. */
+static double admit(imp_learn *l, uint32_t shape, double r, double var)
 {
-    double limit = 3 * sqrt(var);
+    double limit = 2.5 * sqrt(var + l->noise);
     if (fabs(r) <= limit) {
         l->run = 0;
         return r;
     }
     l->run = r > 0 ? IMP_MAX(l->run, 0) + 1 : IMP_MIN(l->run, 0) - 1;
     if (l->run < FAR_RUN && l->run > -FAR_RUN) return r > 0 ? limit : -limit;
-    l->p[0][0] += r * r; /* the unit has changed: throttled, shared, or back */
+    /* the unit has changed: throttled, shared, or back; or nothing was known of this shape */
+    uint32_t open = shape == UINT32_MAX || l->key[shape].n >= KNOWN ? AT_UNIT : shape;
+    l->p[open][open] += r * r;
     l->run = 0;
     return r;
 }
 
 static void update(imp_learn *l, const gradient *g, double r, double s)
 {
-    double ph[IMP_LEARN_KEYS];
+    uint16_t list[IMP_LEARN_KEYS];
+    double ph[IMP_LEARN_KEYS], inv = 1 / s;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < l->n_key; i++) {
-        ph[i] = 0;
-        for (uint32_t a = 0; a < g->n; a++) ph[i] += l->p[i][g->at[a]] * g->h[a];
+        double sum = 0;
+        for (uint32_t a = 0; a < g->n; a++) sum += l->p[i][g->at[a]] * g->h[a];
+        if (fabs(sum) < 1e-6) continue; /* knows nothing of this step */
+        ph[n] = sum;
+        list[n++] = (uint16_t)i;
     }
-    double inv = 1 / s;
-    for (uint32_t i = 0; i < l->n_key; i++) {
-        double t = l->key[i].theta + ph[i] * inv * r;
-        l->key[i].theta = IMP_MIN(IMP_MAX(t, -MAX_THETA), MAX_THETA);
-        if (fabs(ph[i]) < 1e-7) continue; /* knows nothing of this step */
-        for (uint32_t k = 0; k < l->n_key; k++) l->p[i][k] -= ph[i] * ph[k] * inv;
+    for (uint32_t i = 0; i < n; i++) {
+        imp_learn_key *key = &l->key[list[i]];
+        double *row = l->p[list[i]], f = ph[i] * inv;
+        key->theta = IMP_MIN(IMP_MAX(key->theta + f * r, -MAX_THETA), MAX_THETA);
+        for (uint32_t k = 0; k < n; k++) row[list[k]] -= f * ph[k];
     }
-    for (uint32_t i = 0; i < l->n_key; i++) /* slow forgetting, and the diagonal stays a variance */
-        l->p[i][i] = IMP_MIN(IMP_MAX(l->p[i][i] + VAR_DRIFT, 1e-9), 4.0);
+    for (uint32_t i = 0; i < l->n_key; i++) { /* slow forgetting, and the diagonal stays a variance */
+        double drift = i == AT_UNIT ? DRIFT_UNIT : is_model(l->key[i].key) ? DRIFT_MODEL : DRIFT_OP;
+        l->p[i][i] = IMP_MIN(IMP_MAX(l->p[i][i] + drift, 1e-9), 4.0);
+    }
 }
 
 void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, double actual)
 {
     if (!(actual > 0) || !isfinite(actual) || c->n_item == 0) return;
-    item_keys where[IMP_COST_ITEMS];
+    active a;
     imp_cost_time t;
-    uint32_t shape;
-    price(l, c, sh, where, &shape, &t);
+    price(l, c, sh, &a, &t);
     uint64_t now = imp_now_ns();
-    if (shape != UINT32_MAX) l->key[shape].last_ns = now;
-    for (uint32_t i = 0; i < c->n_item; i++)
-        for (uint32_t k = 0; k < where[i].n; k++)
-            if (where[i].at[k] != UINT32_MAX) l->key[where[i].at[k]].last_ns = now;
-    for (uint32_t i = 0; i < c->n_item; i++) { /* corrections that this step can teach come into being */
-        if (t.share[i] < 0.02) continue;
-        item_keys *w = &where[i];
-        for (uint32_t k = 0; k < w->n; k++)
-            if (w->at[k] == UINT32_MAX && (w->at[k] = find(l, w->key[k])) == UINT32_MAX)
-                w->at[k] = add(l, w->key[k], now);
-    }
-    if (shape == UINT32_MAX) shape = add(l, shape_key(c, sh), now);
+    for (uint32_t i = 0; i < a.n; i++)
+        if (a.at[i] != UINT32_MAX) l->key[a.at[i]].last_ns = now;
+    for (uint32_t i = 0; i < a.n; i++) /* corrections that this step can teach come into being */
+        if (a.at[i] == UINT32_MAX && a.h[i] >= 0.02 && (a.at[i] = find(l, a.key[i])) == UINT32_MAX)
+            a.at[i] = add(l, a.key[i], now);
     gradient g;
-    gradient_of(c, where, shape, &t, &g);
+    gradient_of(&a, &g);
     double r = log(actual / t.s), var = variance(l, &g);
     l->residual += 0.1 * (fabs(r) - l->residual);
-    double used = admit(l, r, var + l->noise);
+    uint32_t shape = a.shape != UINT32_MAX ? a.at[a.shape] : UINT32_MAX;
+    double used = admit(l, shape, r, var), share = l->noise / (var + l->noise);
     var = variance(l, &g);
     update(l, &g, used, var + l->noise);
     l->n_observed++;
-    for (uint32_t a = 0; a < g.n; a++) l->key[g.at[a]].n++;
-    if (l->n_observed > 24) { /* what is left once the corrections had their chance */
-        double e = IMP_MIN(used * used, 9 * l->noise);
-        l->noise = IMP_MAX(l->noise + 0.02 * (e - l->noise), VAR_MIN_NOISE);
+    for (uint32_t i = 0; i < g.n; i++) l->key[g.at[i]].n++;
+    if (c->id == 0) return;         /* what does not fit there is the model's fault, not chance */
+    double e = used * used * share; /* its part of the surprise, as things were believed */
+    l->noise = IMP_MIN(IMP_MAX(l->noise + 0.02 * share * (e - l->noise), NOISE_MIN), NOISE_MAX);
+}
+
+/* ---- lessons ------------------------------------------------------------------------------------------- */
+
+static const double LESSON_S = 0.002, MOST_CREDIT_S = 0.02;
+
+static bool alike(const imp_cost_shape *a, const imp_cost_shape *sum, double n)
+{
+    return a->n_tok * n == sum->n_tok && a->n_seq * n == sum->n_seq && a->n_out * n == sum->n_out &&
+           a->cold == sum->cold && a->after == sum->after;
+}
+
+static int give(imp_lessons *q, imp_lesson *due)
+{
+    imp_lesson *w = &q->waiting;
+    if (w->cost == NULL || q->credit_s < LESSON_S) return 0;
+    const imp_cost_shape *h = &w->shape;
+    double f = 1 / q->n;
+    *due = (imp_lesson){
+        w->cost,
+        {h->n_tok * f, h->n_out * f, h->n_seq * f, h->keys * f, h->kv_tok * f, h->cold, h->after},
+        w->s * f};
+    w->cost = NULL;
+    q->credit_s -= LESSON_S;
+    return 1;
+}
+
+int imp_lessons_add(imp_lessons *q, const imp_cost *c, const imp_cost_shape *sh, double s, imp_lesson due[2])
+{
+    imp_lesson *w = &q->waiting;
+    int n = 0;
+    q->credit_s = IMP_MIN(q->credit_s + s, MOST_CREDIT_S);
+    if (w->cost != c || !alike(sh, &w->shape, q->n)) {
+        n = give(q, &due[0]);
+        *w = (imp_lesson){.cost = c, .shape.cold = sh->cold, .shape.after = sh->after};
+        q->n = 0;
     }
+    w->shape.n_tok += sh->n_tok, w->shape.n_out += sh->n_out, w->shape.n_seq += sh->n_seq;
+    w->shape.keys += sh->keys, w->shape.kv_tok += sh->kv_tok;
+    w->s += s;
+    q->n++;
+    return w->s >= LESSON_S ? n + give(q, &due[n]) : n;
 }
 
 void imp_learn_interval(const imp_cost_time *t, double *lo, double *hi)

@@ -25,11 +25,13 @@ typedef enum imp_mark {
     X(INT8, "int8", "TOP/s", "int8 products for quantised weights; 0: they are widened to f16")              \
     X(LAUNCH, "launch", "us", "starting one op")                                                             \
     X(SYNC, "sync", "us", "starting a step (each program of it) and waiting for its end")                    \
+    X(WAKE, "wake", "us", "the first step after a pause")                                                    \
     X(LINK, "link", "GB/s", "handing a KV cache over")                                                       \
     X(MEM, "memory", "GB", "memory of its own; 0: the machine's")                                            \
     X(PROGRAM, "program", "MB", "weights one program may hold; 0: no limit")                                 \
     X(CACHE, "cache", "MB", "weights that stay in its caches between steps")                                 \
     X(CACHE_BW, "cache_bandwidth", "GB/s", "reading those; 0: as memory")                                    \
+    X(WAITS, "waits", "", "share of the reading that computing does not hide; 0: all of it hides")           \
     X(E_BW, "e_bandwidth", "", "share of the bandwidth reached")                                             \
     X(E_MM, "e_matrix", "", "share of the peak reached by wide matrix products")                             \
     X(K_HALF, "k_half", "", "inner width at which half of that share is reached")                            \

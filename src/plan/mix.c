@@ -237,8 +237,9 @@ static imp_status price(mixer *x, const imp_dtype type[IMP_N_GROUP], double *ttf
     const imp_mix_want *w = x->want;
     IMP_TRY(imp_sense_retype(x->s, type, x->err));
     imp_cost_build(x->net->generate, IMP_F16, &c);
+    c.id = 0; /* what was learned of the model as it is says nothing of its other types */
     IMP_TRY(imp_sense_retype(x->s, NULL, x->err));
-    *ttft_s = imp_place_prefill_s(w->learn, &c, w->n_prompt, CHUNK, &t);
+    *ttft_s = imp_place_prefill_s(w->learn, &c, w->n_prompt, CHUNK, false, &t);
     imp_cost_shape sh = imp_cost_shape_decode(1, w->n_prompt + w->n_gen / 2.0);
     imp_learn_predict(w->learn, &c, &sh, false, &t);
     *tpot_s = t.s;

@@ -34,7 +34,7 @@ void imp_placer_init(imp_placer *p)
 }
 
 double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_prompt, uint32_t chunk,
-                           imp_cost_time *out)
+                           bool cold, imp_cost_time *out)
 {
     uint32_t n_full = n_prompt / chunk, rest = n_prompt % chunk;
     imp_cost_time last = {0};
@@ -43,6 +43,7 @@ double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_pro
     if (n_full >
         0) { /* chunks grow dearer linearly with what lies before them: the middle one stands for all */
         imp_cost_shape sh = imp_cost_shape_chunk(chunk, (n_full - 1) * chunk / 2, rest == 0);
+        sh.cold = cold && n_full == 1;
         imp_learn_predict(l, c, &sh, true, out);
         s = out->s * n_full;
         bytes = out->bytes * n_full;
@@ -50,6 +51,7 @@ double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_pro
     }
     if (rest > 0) {
         imp_cost_shape sh = imp_cost_shape_chunk(rest, n_full * chunk, 1);
+        sh.cold = cold && n_full == 0;
         imp_learn_predict(l, c, &sh, n_full == 0, &last);
         if (n_full == 0) *out = last;
         s += last.s;
@@ -125,9 +127,11 @@ static void price_unit(double pace, const imp_place_request *r, const imp_place_
     double crowd = r->chunk > 0 ? IMP_MIN(1.0, u->queued_tok / r->chunk) : 1;
     out->wait_s = u->queued_s * crowd + (u->loaded ? 0 : u->load_s);
     out->n_chunk = 1;
+    bool idle = u->queued_tok <= 0 && u->n_prefill <= 0 && u->n_decode <= 0;
     if (r->embed) {
         uint32_t n = u->pad > 1 ? (uint32_t)IMP_MIN(r->n_prompt * u->pad, 1e9) : r->n_prompt;
         imp_cost_shape sh = imp_cost_shape_embed(n, IMP_MAX(r->n_input, 1u));
+        sh.cold = idle;
         imp_learn_predict(l, r->cost, &sh, true, &out->prefill);
         out->added_s = out->first_s = out->prefill.s;
         out->decode = (imp_cost_time){.bound = out->prefill.bound};
@@ -135,16 +139,23 @@ static void price_unit(double pace, const imp_place_request *r, const imp_place_
     }
     if (u->prefill_only) { /* at once, padded, and nobody generates there */
         uint32_t n = (uint32_t)(r->n_prompt * IMP_MAX(u->pad, 1.0));
-        out->first_s = out->added_s = imp_place_prefill_s(l, r->cost, n, n, &out->prefill);
+        out->first_s = out->added_s = imp_place_prefill_s(l, r->cost, n, n, idle, &out->prefill);
         out->decode = (imp_cost_time){.bound = out->prefill.bound};
         return;
     }
     out->n_chunk = (double)((r->n_prompt + r->chunk - 1) / r->chunk);
-    out->first_s = imp_place_prefill_s(l, r->cost, r->n_prompt, r->chunk, &out->prefill) / out->n_chunk;
+    out->first_s = imp_place_prefill_s(l, r->cost, r->n_prompt, r->chunk, idle, &out->prefill) / out->n_chunk;
     out->added_s = out->prefill.s;
     double past = r->n_prompt + r->n_gen / 2.0;
     imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
     imp_learn_predict(l, r->cost, &with, true, &out->decode);
+    if (r->n_gen > 1 &&
+        u->n_decode <= 0) { /* the first behind the prompt takes longer; n_gen - 1 steps in all */
+        imp_cost_time first;
+        with.after = true;
+        imp_learn_predict(l, r->cost, &with, false, &first);
+        out->decode.s += (first.s - out->decode.s) / (r->n_gen - 1);
+    }
     if (u->n_decode > 0) price_sharing(r, u, past, out);
     price_pace(pace, u, out);
 }

@@ -103,8 +103,8 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
                imp_choice *out);
 /* The caller did run the copy. */
 void imp_place_explored(imp_placer *p, double s);
-/* Seconds of a prompt's prefill in chunks. */
+/* Seconds of a prompt's prefill in chunks; cold: on a unit that stands idle. */
 double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_prompt, uint32_t chunk,
-                           imp_cost_time *out);
+                           bool cold, imp_cost_time *out);
 
 #endif

@@ -265,7 +265,7 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
     stored_learned d;
     IMP_TRY(get_blob(s, "SELECT fingerprint, at, data FROM learned WHERE unit=?", unit, fingerprint, &d,
                      sizeof d, NULL, err));
-    if (d.n_key < 2 || d.n_key > IMP_LEARN_KEYS || !(d.noise > 0 && d.noise < 10))
+    if (d.n_key < 3 || d.n_key > IMP_LEARN_KEYS || !(d.noise > 0 && d.noise < 10))
         return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     for (uint32_t i = 0; i < d.n_key; i++)
         if (!(d.key[i].theta > -6 && d.key[i].theta < 6) || !(d.key[i].var > 0 && d.key[i].var < 10))
@@ -279,6 +279,7 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
         /* Another day, another load: a little less sure than when it was written. */
         l->p[i][i] = d.key[i].var + 1e-3;
     }
+    imp_learn_reindex(l);
     return IMP_OK;
 }
 
