@@ -133,6 +133,15 @@ void app_types_text(uint64_t types, char *out, size_t cap); /* "q4_0 q8_0" */
 const char *app_nvidia_why(const app_unit *cuda, uint32_t index, char *out, size_t cap);
 
 /* The machine as JSON; ceilings NULL: not measured. NULL: out of memory. */
+struct imp_machine;
+int app_choice(const app *a, app_opt_id id); /* auto 0, on 1, off -1 */
+/* The settings that rule units out, as set or "as measured". */
+struct imp_place_rules app_rules(const app *a);
+json_t *app_rules_json(const app *a);
+void app_rules_print(const app *a);
+/* How fast caches go from unit to unit, for every ordered pair of n calibrated ones. */
+json_t *app_transfers_json(const struct imp_machine *m, size_t n);
+void app_transfers_print(const struct imp_machine *m, size_t n);
 json_t *app_host_json(const struct imp_host *h, const struct imp_ceilings *c);
 /* One line: "Intel ..., 2 cores, 24 GB, avx2 avx512". */
 void app_host_line(const struct imp_host *h, char *out, size_t cap);

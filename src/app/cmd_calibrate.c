@@ -70,6 +70,8 @@ app_result cmd_calibrate(app *a)
     if (!l) return app_failed(a, "out of memory");
     imp_status s = open_store(a, &store);
     bool any = false;
+    imp_machine m[IMP_COUNT(kinds)];
+    size_t n = 0;
     for (size_t i = 0; s == IMP_OK && i < IMP_COUNT(kinds); i++) {
         imp_calibration c;
         if (asked && strcmp(asked, "auto") && strcmp(asked, kinds[i])) continue;
@@ -79,6 +81,7 @@ app_result cmd_calibrate(app *a)
         s = one;
         if (s != IMP_OK) break;
         any = true;
+        m[n++] = c.machine;
         json_array_append_new(list, calibration_json(&c));
         if (!opt_on(&a->opt, OPT_JSON)) calibration_human(&c);
     }
@@ -89,7 +92,9 @@ app_result cmd_calibrate(app *a)
     app_result r = s == IMP_OK ? APP_OK : APP_FAILED;
     a->err = r == APP_OK ? (imp_error){0} : a->err;
     if (r == APP_OK && opt_on(&a->opt, OPT_JSON))
-        return app_print_json(a, json_pack("{s:o}", "devices", list));
+        return app_print_json(
+            a, json_pack("{s:o, s:o}", "devices", list, "transfers", app_transfers_json(m, n)));
+    if (r == APP_OK) app_transfers_print(m, n);
     json_decref(list);
     return r;
 }

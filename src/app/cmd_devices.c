@@ -132,26 +132,42 @@ static app_result print_profiles(app *a)
     return APP_OK;
 }
 
-/* When the calibration that plans start from was made. */
-static void print_age(app *a)
+/* The devices that were calibrated on this machine as it is; *age_s: of the first one's calibration. */
+static size_t calibrated(app *a, imp_machine m[3], int64_t *age_s)
 {
+    static const char *const name[] = {"cpu0", "cuda0", "mlx0"};
     imp_store *s;
     imp_error ignored;
-    imp_calibration c;
-    char print[128];
+    size_t n = 0;
     const char *path = app_db_path(a);
-    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) {
-        puts("  calibration none: 'impetus calibrate' makes predictions good from the start");
-        return;
+    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) return 0;
+    for (size_t i = 0; i < IMP_COUNT(name); i++) {
+        imp_calibration c;
+        char print[128];
+        imp_store_fingerprint(name[i], print);
+        if (imp_store_get_calibration(s, name[i], print, &c, &ignored) != IMP_OK) continue;
+        if (n == 0) *age_s = (int64_t)time(NULL) - c.at;
+        m[n++] = c.machine;
     }
-    imp_store_fingerprint("cpu0", print);
-    if (imp_store_get_calibration(s, "cpu0", print, &c, &ignored) == IMP_OK)
-        printf("  calibration %.1f hours old: %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
-               (double)((int64_t)time(NULL) - c.at) / 3600, c.machine.f[IMP_F_BW].v,
-               c.machine.f[IMP_F_INT8].v * 1e3, c.machine.f[IMP_F_F32].v * 1e3);
-    else
-        puts("  calibration none for this machine as it is now: run 'impetus calibrate'");
     imp_store_close(s);
+    return n;
+}
+
+/* What plans start from. */
+static void print_known(app *a)
+{
+    imp_machine m[3];
+    int64_t age_s;
+    size_t n = calibrated(a, m, &age_s);
+    if (n == 0)
+        puts("  calibration none of this machine as it is now: 'impetus calibrate' makes predictions good "
+             "from the start");
+    else
+        printf("  calibration %.1f hours old: %s %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
+               (double)age_s / 3600, m[0].name, m[0].f[IMP_F_BW].v, m[0].f[IMP_F_INT8].v * 1e3,
+               m[0].f[IMP_F_F32].v * 1e3);
+    app_transfers_print(m, n);
+    app_rules_print(a);
 }
 
 /* Packed weights on disk; json NULL: as text. */
@@ -174,6 +190,21 @@ static void print_packs(json_t *json)
     }
 }
 
+static app_result print_json(app *a, const imp_host *h, const imp_ceilings *c)
+{
+    imp_machine m[3];
+    int64_t age_s;
+    size_t n = calibrated(a, m, &age_s);
+    json_t *doc = app_host_json(h, c);
+    if (doc) {
+        json_object_set_new(doc, "calibration_age_s", n > 0 ? json_integer((json_int_t)age_s) : json_null());
+        json_object_set_new(doc, "transfers", app_transfers_json(m, n));
+        json_object_set_new(doc, "settings", app_rules_json(a));
+        print_packs(doc);
+    }
+    return app_print_json(a, doc);
+}
+
 app_result cmd_devices(app *a)
 {
     if (opt_on(&a->opt, OPT_PROFILES)) return print_profiles(a);
@@ -187,13 +218,9 @@ app_result cmd_devices(app *a)
         if (app_term_shows_progress()) fputs("\r\033[K", stderr);
         if (s != IMP_OK) return APP_FAILED;
     }
-    if (opt_on(&a->opt, OPT_JSON)) {
-        json_t *json = app_host_json(&h, measure ? &c : NULL);
-        if (json) print_packs(json);
-        return app_print_json(a, json);
-    }
+    if (opt_on(&a->opt, OPT_JSON)) return print_json(a, &h, measure ? &c : NULL);
     print_human(&h, measure ? &c : NULL);
-    print_age(a);
+    print_known(a);
     print_packs(NULL);
     return APP_OK;
 }

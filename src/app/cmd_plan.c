@@ -25,6 +25,7 @@ typedef struct plan {
     imp_choice choice;
     imp_host host;
     const char *assume;
+    imp_place_rules rules;
 } plan;
 
 static const char *first_refusal(const imp_device *d, const imp_graph *g)
@@ -40,7 +41,9 @@ static imp_place_unit *add_unit(plan *p, const imp_machine *m)
 {
     if (p->n_unit == IMP_PLACE_UNITS) return NULL;
     uint32_t i = p->n_unit++;
-    imp_learn_init(&p->learn[i], m);
+    imp_machine ruled = *m;
+    imp_place_rule_machine(&p->rules, &ruled);
+    imp_learn_init(&p->learn[i], &ruled);
     p->simulated[i] = m->simulated;
     p->unit[i] = (imp_place_unit){.name = p->learn[i].machine.name,
                                   .learn = &p->learn[i],
@@ -154,6 +157,17 @@ static imp_status assumed_machine(app *a, plan *p)
     return IMP_OK;
 }
 
+/* What the settings rule out. */
+static void apply_rules(plan *p)
+{
+    bool npu = false;
+    for (uint32_t i = 0; i < p->n_unit; i++) npu = npu || p->learn[i].machine.kind == IMP_UNIT_NPU;
+    for (uint32_t i = 0; i < p->n_unit && p->n_unit > 1; i++) {
+        const char *why = imp_place_ruled_out(&p->rules, p->learn[i].machine.kind, npu, &p->cost, p->embed);
+        if (why && !p->unit[i].excluded) exclude(p, &p->unit[i], "%s", why);
+    }
+}
+
 static imp_status make_plan(app *a, const char *path, const imp_net *net, plan *p)
 {
     imp_placer placer;
@@ -162,6 +176,7 @@ static imp_status make_plan(app *a, const char *path, const imp_net *net, plan *
     p->embed = net->generate == NULL;
     imp_cost_build(p->embed ? net->embed : net->generate, IMP_F16, &p->cost);
     IMP_TRY(p->assume ? assumed_machine(a, p) : this_machine(a, p, net));
+    apply_rules(p);
     for (uint32_t i = 0; i < p->n_unit && !p->assume; i++) {
         imp_place_unit *u = &p->unit[i];
         if (u->excluded) continue;
@@ -230,7 +245,7 @@ static json_t *candidate_json(const plan *p, const imp_candidate *c)
     return o;
 }
 
-static json_t *plan_json(const plan *p, const char *path)
+static json_t *plan_json(const app *a, const plan *p, const char *path)
 {
     const imp_memory *m = &p->memory;
     json_t *list = json_array();
@@ -255,6 +270,7 @@ static json_t *plan_json(const plan *p, const char *path)
         "prompt", (int)p->prompt, "gen", (int)p->gen, "batch", (int)p->batch, "calibrated", p->calibrated,
         "candidates", list, "chosen", chosen >= 0 ? json_integer(chosen) : json_null());
     if (p->assume && doc) json_object_set_new(doc, "assume", json_string(p->assume));
+    if (doc) json_object_set_new(doc, "settings", app_rules_json(a));
     return doc;
 }
 
@@ -311,6 +327,7 @@ static imp_status plan_new(app *a, plan **out)
     if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS, sizeof *p->learn)))
         return imp_fail(&a->err, IMP_NOMEM, "out of memory");
     p->assume = opt_str(&a->opt, OPT_ASSUME);
+    p->rules = app_rules(a);
     p->prompt = opt_set(&a->opt, OPT_PLAN_PROMPT) ? opt_u32(&a->opt, OPT_PLAN_PROMPT) : DEFAULT_PROMPT;
     p->gen = opt_set(&a->opt, OPT_PLAN_GEN) ? opt_u32(&a->opt, OPT_PLAN_GEN) : DEFAULT_GEN;
     p->batch = opt_set(&a->opt, OPT_PLAN_BATCH) ? opt_u32(&a->opt, OPT_PLAN_BATCH) : 1;
@@ -345,11 +362,12 @@ imp_status app_plan_unit(app *a, const char *path, const imp_net *net, app_mix_u
 static app_result plan_print(app *a, const plan *p, const char *path, const app_mixed *mixed)
 {
     if (opt_on(&a->opt, OPT_JSON)) {
-        json_t *doc = plan_json(p, path);
+        json_t *doc = plan_json(a, p, path);
         if (doc && mixed) json_object_set_new(doc, "mixed", app_mixed_json(mixed));
         return app_print_json(a, doc);
     }
     plan_human(p, path);
+    app_rules_print(a);
     if (mixed) app_mixed_print(mixed);
     return APP_OK;
 }

@@ -6,6 +6,7 @@
 #include "kern/kern.h"
 #include "plan/ceilings.h"
 #include "plan/host.h"
+#include "plan/place.h"
 
 void app_isa_text(uint64_t isa, const char *sep, char *out, size_t cap)
 {
@@ -190,6 +191,74 @@ static void apple_json(json_t *list, const imp_host *h)
                             "Apple Neural Engine", "ceilings");
     if (ane) add_use(ane, &u);
     json_array_append_new(list, ane);
+}
+
+/* ---- settings, transfers ------------------------------------------------------------------------------ */
+
+int app_choice(const app *a, app_opt_id id)
+{
+    const char *s = opt_str(&a->opt, id);
+    return !s || !strcmp(s, "auto") ? 0 : !strcmp(s, "on") ? 1 : -1;
+}
+
+imp_place_rules app_rules(const app *a)
+{
+    return (imp_place_rules){.embeddings_on_npu = app_choice(a, OPT_NPU_EMBED),
+                             .gpu_matrix_units = app_choice(a, OPT_MATRIX_UNITS),
+                             .max_npu_model_mb = opt_u32(&a->opt, OPT_NPU_MAX_MB)};
+}
+
+static const char *ruled(int v)
+{
+    return v > 0 ? "on" : v < 0 ? "off" : "as measured";
+}
+
+json_t *app_rules_json(const app *a)
+{
+    imp_place_rules r = app_rules(a);
+    return json_pack("{s:s, s:o, s:s}", "embeddings_on_npu", ruled(r.embeddings_on_npu), "max_npu_model_mb",
+                     r.max_npu_model_mb ? json_integer(r.max_npu_model_mb) : json_string("as measured"),
+                     "gpu_matrix_units", ruled(r.gpu_matrix_units));
+}
+
+void app_rules_print(const app *a)
+{
+    imp_place_rules r = app_rules(a);
+    char mb[32] = "as measured";
+    if (r.max_npu_model_mb) snprintf(mb, sizeof mb, "%u", r.max_npu_model_mb);
+    printf("  settings    embeddings_on_npu: %s, max_npu_model_mb: %s, gpu_matrix_units: %s\n",
+           ruled(r.embeddings_on_npu), mb, ruled(r.gpu_matrix_units));
+}
+
+/* GB/s of large blocks and microseconds that each block costs beside; false: not measured on both. */
+static bool transfer(const imp_machine *from, const imp_machine *to, double *gb_s, double *block_us)
+{
+    bool measured;
+    double all = imp_machine_transfer_s(from, to, 1e9, 0, &measured);
+    *gb_s = 1 / all;
+    *block_us = imp_machine_transfer_s(from, to, 0, 1, &measured) * 1e6;
+    return measured && strcmp(from->name, to->name) != 0;
+}
+
+json_t *app_transfers_json(const imp_machine *m, size_t n)
+{
+    json_t *list = json_array();
+    double gb_s, us;
+    for (size_t i = 0; i < n * n; i++)
+        if (transfer(&m[i / n], &m[i % n], &gb_s, &us))
+            json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o}", "from", m[i / n].name, "to",
+                                                  m[i % n].name, "gb_s", app_json_round(gb_s, 4), "block_us",
+                                                  app_json_round(us, 4)));
+    return list;
+}
+
+void app_transfers_print(const imp_machine *m, size_t n)
+{
+    double gb_s, us;
+    for (size_t i = 0; i < n * n; i++)
+        if (transfer(&m[i / n], &m[i % n], &gb_s, &us))
+            printf("  hand-over   %s > %s: %.2f GB/s and %.1f us a block\n", m[i / n].name, m[i % n].name,
+                   gb_s, us);
 }
 
 json_t *app_host_json(const imp_host *h, const imp_ceilings *c)

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "app/app.h"
+#include "plan/place.h"
 #include "dev/coreml/coreml.h"
 #include "dev/cpu/pack_cache.h"
 
@@ -115,16 +116,10 @@ imp_status app_configure_coreml(app *a)
     return imp_coreml_configure(&c, &a->err);
 }
 
-/* 0: auto, 1: on, -1: off */
-static int choice(const app *a, app_opt_id id)
-{
-    const char *s = opt_str(&a->opt, id);
-    return !s || !strcmp(s, "auto") ? 0 : !strcmp(s, "on") ? 1 : -1;
-}
-
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
+    imp_place_rules rules = app_rules(a);
     imp_engine_config c = {.device = opt_str(&a->opt, OPT_DEVICE),
                            .n_thread = opt_u32(&a->opt, OPT_THREADS),
                            .n_ctx = opt_u32(&a->opt, OPT_CTX),
@@ -136,10 +131,10 @@ imp_status app_engine(app *a)
                            .quiet = !app_term_shows_progress(),
                            .policy = opt_str(&a->opt, OPT_POLICY),
                            .watt_cap = opt_set(&a->opt, OPT_WATT_CAP) ? a->opt.v[OPT_WATT_CAP].f : 0,
-                           .embeddings_on_npu = choice(a, OPT_NPU_EMBED),
-                           .max_npu_model_mb = opt_u32(&a->opt, OPT_NPU_MAX_MB),
-                           .gpu_matrix_units = choice(a, OPT_MATRIX_UNITS),
-                           .speculate = choice(a, OPT_SPECULATE)};
+                           .embeddings_on_npu = rules.embeddings_on_npu,
+                           .max_npu_model_mb = rules.max_npu_model_mb,
+                           .gpu_matrix_units = rules.gpu_matrix_units,
+                           .speculate = app_choice(a, OPT_SPECULATE)};
     if (a->opt.cmd == CMD_SERVE || a->opt.cmd == CMD_RUN || a->opt.cmd == CMD_EMBED)
         c.db_path = app_db_path(a);
     /* A single answer needs one sequence's memory, not a server's. */

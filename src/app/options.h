@@ -41,6 +41,7 @@ typedef enum app_cmd_id {
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(TOKENIZE) | C_(DETOKENIZE) | C_(LOGITS) | C_(PERPLEXITY))
 #define CMDS_SIZED (CMDS_LOAD | C_(PLAN))
 #define CMDS_ASK   (C_(SERVE) | C_(PS) | C_(STOP))
+#define CMDS_RULES (CMDS_SIZED | C_(DEVICES))
 #define CMDS_DEV   (CMDS_SIZED | C_(BENCH))
 #define CMDS_STORE                                                                                           \
     (C_(SERVE) | C_(RUN) | C_(EMBED) | C_(PLAN) | C_(CALIBRATE) | C_(EXPLAIN) | C_(DEVICES) | C_(QUANTIZE))
@@ -99,11 +100,11 @@ typedef enum app_opt_type {
       "what devices are chosen by; default latency")                                                         \
     X(WATT_CAP, "watt-cap", 0, TYPE_FLOAT, 0.1, 100000, NULL, "W", CMDS_LOAD | C_(PLAN),                     \
       "leave out devices that draw more")                                                                    \
-    X(NPU_EMBED, "embeddings-on-npu", 0, TYPE_CHOICE, 0, 0, NULL, "auto|on|off", CMDS_LOAD,                  \
+    X(NPU_EMBED, "embeddings-on-npu", 0, TYPE_CHOICE, 0, 0, NULL, "auto|on|off", CMDS_RULES,                 \
       "embeddings only on NPUs, or never; auto: as measured (default)")                                      \
-    X(NPU_MAX_MB, "max-npu-model-mb", 0, TYPE_UINT, 1, 1e9, NULL, "MB", CMDS_LOAD,                           \
+    X(NPU_MAX_MB, "max-npu-model-mb", 0, TYPE_UINT, 1, 1e9, NULL, "MB", CMDS_RULES,                          \
       "larger models never go to an NPU; default: as measured")                                              \
-    X(MATRIX_UNITS, "gpu-matrix-units", 0, TYPE_CHOICE, 0, 0, NULL, "auto|off", CMDS_LOAD,                   \
+    X(MATRIX_UNITS, "gpu-matrix-units", 0, TYPE_CHOICE, 0, 0, NULL, "auto|off", CMDS_RULES,                  \
       "off: expect no more of a GPU than its plain f32 rate until it was measured")                          \
     X(COREML_UNITS, "coreml-units", 0, TYPE_CHOICE, 0, 0, NULL, "ane|all|cpu", CMDS_DEV,                     \
       "where Core ML may run: the Neural Engine and the CPU (default), everywhere, or the CPU alone")        \

@@ -170,6 +170,7 @@ imp_fit_want imp_engine_want(imp_engine *e);
 IMP_MUST_USE imp_status imp_units_open(imp_engine *e, const char *spec, imp_error *err);
 void imp_units_close(imp_engine *e);
 imp_unit *imp_unit_find(const imp_engine *e, const char *name);
+imp_place_rules imp_unit_rules(const imp_engine *e);
 
 /* Hold a model's scheduler on a unit so that it does not go meanwhile; NULL: it is not there or goes. */
 imp_sched *imp_instance_hold(imp_model *m, uint32_t unit);

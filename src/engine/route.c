@@ -23,13 +23,8 @@ static bool has_npu(const imp_engine *e)
 /* What the settings rule out, whatever was measured. */
 static const char *ruled_out(const imp_unit *u, const imp_cost *c, bool embed)
 {
-    const imp_engine_config *s = &u->engine->config;
-    bool npu = u->learn.machine.kind == IMP_UNIT_NPU;
-    if (npu && s->max_npu_model_mb != 0 && c->weight_bytes > 1e6 * s->max_npu_model_mb)
-        return "the model is larger than max_npu_model_mb allows";
-    if (embed && npu && s->embeddings_on_npu < 0) return "embeddings_on_npu is off";
-    if (embed && !npu && s->embeddings_on_npu > 0 && has_npu(u->engine)) return "embeddings_on_npu is on";
-    return NULL;
+    imp_place_rules rules = imp_unit_rules(u->engine);
+    return imp_place_ruled_out(&rules, u->learn.machine.kind, has_npu(u->engine), c, embed);
 }
 
 /* Whether the device can run the model now; text: what it does meanwhile. The instance does not go meanwhile. */

@@ -22,6 +22,13 @@ static imp_unit_kind kind_of(const imp_device *d)
     return strcmp(d->ops->kind, "coreml") == 0 ? IMP_UNIT_NPU : IMP_UNIT_CPU;
 }
 
+imp_place_rules imp_unit_rules(const imp_engine *e)
+{
+    return (imp_place_rules){.embeddings_on_npu = e->config.embeddings_on_npu,
+                             .gpu_matrix_units = e->config.gpu_matrix_units,
+                             .max_npu_model_mb = e->config.max_npu_model_mb};
+}
+
 /* When the machine is no longer the one that was calibrated: the short measurement, once, and saying so. */
 static bool measure_anew(imp_engine *e, imp_device *d, imp_unit_kind kind, const char *print,
                          imp_calibration *c)
@@ -88,9 +95,8 @@ static imp_status add_unit(imp_engine *e, imp_device *d, const imp_machine *m, i
         base = *m;
     else
         describe(e, d, &base);
-    if (e->config.gpu_matrix_units < 0 && base.kind == IMP_UNIT_GPU &&
-        base.f[IMP_F_F16].mark != IMP_MARK_MEASURED)
-        base.f[IMP_F_F16] = base.f[IMP_F_F32];
+    imp_place_rules rules = imp_unit_rules(e);
+    imp_place_rule_machine(&rules, &base);
     imp_learn_init(&u->learn, &base);
     if (m == NULL && e->store != NULL)
         (void)!imp_store_get_learned(e->store, d->name, print, &u->learn, &ignored);

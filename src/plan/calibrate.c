@@ -32,6 +32,7 @@ enum {
     PLAIN_WIDTH = 1024,
     CROWD = 3, /* products of that width that bring all threads in: a CPU computes next to nothing alone */
     ATTN_LAYERS = 4,
+    HAND_LAYERS = 16,
     MAX_RIG = 32,
     MAX_LESSON = 320
 };
@@ -171,14 +172,14 @@ static imp_status rig_plain(rig *r, imp_op op, imp_error *err)
 }
 
 /* Attention of 8 heads over 4 of the cache, 64 wide; or an encoder's, which sees its own step alone. */
-static imp_status rig_attention(rig *r, bool cached, imp_error *err)
+static imp_status rig_attention(rig *r, bool cached, uint32_t n_layer, imp_error *err)
 {
     enum { KV = 4 * 64, Q = PLAIN_WIDTH - 2 * KV };
     imp_val x, sum = 0;
     IMP_TRY(rig_crowd(r, &x, err));
     imp_val q = imp_g_slice(r->g, x, 0, Q), k = imp_g_slice(r->g, x, Q, KV),
             v = imp_g_slice(r->g, x, Q + KV, KV);
-    for (int32_t i = 0; i < ATTN_LAYERS; i++) {
+    for (int32_t i = 0; i < (int32_t)n_layer; i++) {
         imp_attn_attr a = {.n_head = Q / 64,
                            .n_kv_head = KV / 64,
                            .head_dim = 64,
@@ -335,21 +336,58 @@ static imp_status measure_cpu(imp_machine *m, uint32_t n_thread, bool quick, uin
     return IMP_OK;
 }
 
-/* Copying a block out and in again, at memory speed for devices that share it. */
-static void measure_link(imp_machine *m)
+/* ---- hand-over ------------------------------------------------------------------------------------------- */
+
+/* Seconds of one block of a cache of n_layer layers, out and in; *bytes: of a block. */
+static imp_status time_block(rig *r, uint32_t n_layer, double *out_s, double *in_s, double *bytes,
+                             imp_error *err)
 {
-    enum { BYTES = 32 << 20 };
-    char *a = imp_sys_pages(BYTES), *b = imp_sys_pages(BYTES);
-    if (a != NULL && b != NULL) {
-        memset(a, 1, BYTES);
-        memset(b, 2, BYTES);
+    enum { N = 15 };
+    const imp_device_ops *ops = r->dev->ops;
+    double t[2][N];
+    IMP_TRY(rig_attention(r, true, n_layer, err));
+    IMP_TRY(rig_compile(r, err));
+    uint64_t n = imp_dev_kv_block_bytes(r->g, IMP_F16);
+    void *host = imp_sys_pages(n);
+    imp_status s = host != NULL ? IMP_OK : imp_fail(err, IMP_NOMEM, "not enough memory to calibrate");
+    for (uint32_t i = 0; s == IMP_OK && i < N; i++) {
         uint64_t t0 = imp_now_ns();
-        memcpy(b, a, BYTES);
-        memcpy(a, b, BYTES);
-        measured(m, IMP_F_LINK, BYTES / ((double)(imp_now_ns() - t0) * 1e-9) * 1e-9);
+        s = ops->kv_export(r->x, 0, host, err);
+        uint64_t t1 = imp_now_ns();
+        if (s == IMP_OK) s = ops->kv_import(r->x, 1, host, err);
+        t[0][i] = (double)(t1 - t0) * 1e-9;
+        t[1][i] = (double)(imp_now_ns() - t1) * 1e-9;
     }
-    imp_sys_pages_free(a, BYTES);
-    imp_sys_pages_free(b, BYTES);
+    imp_sys_pages_free(host, n);
+    rig_close(r);
+    IMP_TRY(s);
+    for (int k = 0; k < 2; k++) qsort(t[k], N, sizeof t[k][0], by_value);
+    *out_s = t[0][N / 4];
+    *in_s = t[1][N / 4];
+    *bytes = (double)n;
+    return IMP_OK;
+}
+
+/* A hand-over is one unit's export and another's import, each a rate and so much for a block: small and large blocks tell
+ * them apart. So every ordered pair of devices is known once each of them is. */
+static imp_status measure_hand_over(rig *r, imp_machine *m, imp_error *err)
+{
+    const imp_device_ops *ops = r->dev->ops;
+    double out[2], in[2], bytes[2];
+    if (ops->kv_export == NULL || ops->kv_import == NULL) return IMP_OK;
+    for (int k = 0; k < 2; k++) {
+        imp_status s = time_block(r, k == 0 ? 1 : HAND_LAYERS, &out[k], &in[k], &bytes[k], err);
+        rig_close(r);
+        if (s != IMP_OK) return s == IMP_UNSUPPORTED ? IMP_OK : s;
+    }
+    double more = bytes[1] - bytes[0];
+    double rate_out = more / IMP_MAX(out[1] - out[0], out[1] / 4), /* noise may put them too close */
+        rate_in = more / IMP_MAX(in[1] - in[0], in[1] / 4);
+    double each = (out[0] - bytes[0] / rate_out + in[0] - bytes[0] / rate_in) / 2;
+    measured(m, IMP_F_HAND_OUT, rate_out * 1e-9);
+    measured(m, IMP_F_HAND_IN, rate_in * 1e-9);
+    measured(m, IMP_F_HAND_US, IMP_MAX(each, 1e-8) * 1e6);
+    return IMP_OK;
 }
 
 /* Compile what stands in the rig and time the steps. A device that does not run it gives no lessons: OK. */
@@ -419,9 +457,9 @@ static imp_status measure_type(rig *r, imp_dtype t, bool quick, const imp_machin
 static imp_status measure_rest(rig *r, bool quick, imp_error *err)
 {
     static const imp_op op[] = {IMP_OP_RMS_NORM, IMP_OP_GLU, IMP_OP_ACT, IMP_OP_ROPE, IMP_OP_ADD};
-    imp_status s = rig_attention(r, true, err);
+    imp_status s = rig_attention(r, true, ATTN_LAYERS, err);
     IMP_TRY(take_lessons(r, s, CACHED, IMP_COUNT(CACHED), quick, err));
-    s = rig_attention(r, false, err);
+    s = rig_attention(r, false, ATTN_LAYERS, err);
     IMP_TRY(take_lessons(r, s, ENCODER, IMP_COUNT(ENCODER), quick, err));
     for (size_t i = 0; i < IMP_COUNT(op); i++) {
         s = rig_plain(r, op[i], err);
@@ -453,7 +491,7 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
     if (on_progress != NULL) on_progress(user, 1, PARTS);
     if (s == IMP_OK) s = measure_launch(&r, m, err);
     if (on_progress != NULL) on_progress(user, 2, PARTS);
-    measure_link(m);
+    if (s == IMP_OK) s = measure_hand_over(&r, m, err);
     for (size_t i = 0; s == IMP_OK && i < IMP_COUNT(TYPES); i++) {
         s = measure_type(&r, TYPES[i], quick, m, err);
         if (on_progress != NULL) on_progress(user, (uint32_t)(3 + i), PARTS);
@@ -483,6 +521,7 @@ imp_status imp_calibrate_short(imp_device *d, imp_unit_kind kind, uint32_t n_thr
     if (s == IMP_OK && imp_now_ns() < until) s = measure_launch(&r, &out->machine, err);
     rig_close(&r);
     *cut = imp_now_ns() >= until; /* hand-over is the last */
-    if (s == IMP_OK && !*cut) measure_link(&out->machine);
+    if (s == IMP_OK && !*cut) s = measure_hand_over(&r, &out->machine, err);
+    rig_close(&r);
     return s;
 }

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-enum { FAR_RUN = 3, KNOWN = 3, ITEM_KEYS = 5, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 12, MODEL_OP = 0x7f };
+enum { FAR_RUN = 4, KNOWN = 3, ITEM_KEYS = 5, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 12, MODEL_OP = 0x7f };
 
 /* Places of the corrections that every unit has. */
 enum { AT_UNIT, AT_LAUNCH, AT_WAKE, N_FIXED };
@@ -28,7 +28,7 @@ enum {
 
 /* Variances before anything was seen, and how much is forgotten with every lesson. */
 static const double VAR[N_WHAT] = {0.2, 0.2, 0.02, 0.06, 0.2, 0.16, 0.3, 0.01, 0.06, 0.01, 0.01, 0.06, 0.01};
-static const double DRIFT_UNIT = 1e-4, DRIFT_MODEL = 1e-4, DRIFT_OP = 1e-6;
+static const double DRIFT_UNIT = 2e-5, DRIFT_MODEL = 1e-4, DRIFT_OP = 1e-6;
 static const double NOISE_START = 0.0025, NOISE_MIN = 0.0004, NOISE_MAX = 0.02;
 static const double MAX_THETA = 5;
 
@@ -115,7 +115,7 @@ void imp_learn_init(imp_learn *l, const imp_machine *m)
 {
     memset(l, 0, sizeof *l);
     l->machine = *m;
-    l->noise = NOISE_START;
+    for (int i = 0; i < IMP_LEARN_PHASES; i++) l->noise[i] = NOISE_START;
     (void)add(l, 0, 0);
     (void)add(l, pack(IMP_N_OP, 0, WHAT_COMPUTE, 0), 0);
     (void)add(l, pack(IMP_N_OP, 0, WHAT_WAKE, 0), 0);
@@ -213,13 +213,20 @@ static double price_item(const imp_learn *l, const imp_cost *c, const imp_cost_i
     return s + row;
 }
 
+/* Vectors, prompts, or sequences that generate, with or without guesses. */
+static uint32_t phase_of(const imp_cost *c, const imp_cost_shape *sh)
+{
+    if (c->kv_bytes_tok <= 0) return 2;
+    return sh->n_tok < 2 * sh->n_seq || sh->n_out >= sh->n_tok ? 0 : 1;
+}
+
 /* What this model's steps have that no op's correction explains: its widths, threads that start late, caches. */
 static double price_model(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, const sizes *z,
                           double attn_share, active *a)
 {
     a->shape = UINT32_MAX;
     if (c->id == 0) return 0;
-    uint32_t phase = c->kv_bytes_tok <= 0 ? 2 : sh->n_tok >= 2 * sh->n_seq ? 1 : 0;
+    uint32_t phase = phase_of(c, sh);
     double more = take(l, a, pack_model(c->id, phase, WHAT_MODEL, 0), 1);
     more += take(l, a, pack_model(c->id, phase, WHAT_ATTN, 0), attn_share);
     more += take(l, a, pack_model(c->id, phase, WHAT_AFTER, 0), sh->after);
@@ -327,15 +334,15 @@ void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_sha
     if (!with_sd) return;
     gradient g;
     gradient_of(&a, &g);
-    out->sd = sqrt(variance(l, &g) + l->noise);
+    out->sd = sqrt(variance(l, &g) + l->noise[phase_of(c, sh)]);
 }
 
 /* ---- learning ------------------------------------------------------------------------------------------ */
 
-/* The residual as it may count: far ones are clipped until they come in a run. var: of what is not noise. */
+/* The residual as it may count: far ones are clipped until they come in a run. var: its variance. */
 static double admit(imp_learn *l, uint32_t shape, double r, double var)
 {
-    double limit = 2.5 * sqrt(var + l->noise);
+    double limit = 3 * sqrt(var);
     if (fabs(r) <= limit) {
         l->run = 0;
         return r;
@@ -390,14 +397,15 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
     double r = log(actual / t.s), var = variance(l, &g);
     l->residual += 0.1 * (fabs(r) - l->residual);
     uint32_t shape = a.shape != UINT32_MAX ? a.at[a.shape] : UINT32_MAX;
-    double used = admit(l, shape, r, var), share = l->noise / (var + l->noise);
+    double *noise = &l->noise[phase_of(c, sh)];
+    double used = admit(l, shape, r, var + *noise), share = *noise / (var + *noise);
     var = variance(l, &g);
-    update(l, &g, used, var + l->noise);
+    update(l, &g, used, var + *noise);
     l->n_observed++;
     for (uint32_t i = 0; i < g.n; i++) l->key[g.at[i]].n++;
     if (c->id == 0) return;         /* what does not fit there is the model's fault, not chance */
     double e = used * used * share; /* its part of the surprise, as things were believed */
-    l->noise = IMP_MIN(IMP_MAX(l->noise + 0.02 * share * (e - l->noise), NOISE_MIN), NOISE_MAX);
+    *noise = IMP_MIN(IMP_MAX(*noise + 0.02 * share * (e - *noise), NOISE_MIN), NOISE_MAX);
 }
 
 /* ---- lessons ------------------------------------------------------------------------------------------- */

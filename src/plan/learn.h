@@ -20,7 +20,7 @@
 
 #include "plan/cost.h"
 
-enum { IMP_LEARN_KEYS = 288, IMP_LEARN_SLOTS = 512 };
+enum { IMP_LEARN_KEYS = 288, IMP_LEARN_SLOTS = 512, IMP_LEARN_PHASES = 3 /* generating, prompts, vectors */ };
 
 typedef struct imp_learn_key {
     uint32_t key; /* packed op, dtype, which correction, its place; 0: the unit as a whole */
@@ -35,7 +35,7 @@ typedef struct imp_learn {
     uint32_t n_key;
     uint16_t slot[IMP_LEARN_SLOTS];           /* where a key is, plus 1: open addressing */
     double p[IMP_LEARN_KEYS][IMP_LEARN_KEYS]; /* covariance */
-    double noise;                             /* variance of one observation's log residual */
+    double noise[IMP_LEARN_PHASES];           /* variance of one observation's log residual, by phase */
     uint64_t n_observed;
     int run;         /* length of the current run of far residuals, negative: below */
     double residual; /* smoothed |log(actual / predicted)| of the last observations */

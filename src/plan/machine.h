@@ -26,7 +26,10 @@ typedef enum imp_mark {
     X(LAUNCH, "launch", "us", "starting one op")                                                             \
     X(SYNC, "sync", "us", "starting a step (each program of it) and waiting for its end")                    \
     X(WAKE, "wake", "us", "the first step after a pause")                                                    \
-    X(LINK, "link", "GB/s", "handing a KV cache over")                                                       \
+    X(LINK, "link", "GB/s", "handing a KV cache over, where its parts are not measured")                     \
+    X(HAND_OUT, "hand_out", "GB/s", "giving blocks of a KV cache away")                                      \
+    X(HAND_IN, "hand_in", "GB/s", "taking them in")                                                          \
+    X(HAND_US, "hand_block", "us", "of either for a block, whatever its size")                               \
     X(MEM, "memory", "GB", "memory of its own; 0: the machine's")                                            \
     X(PROGRAM, "program", "MB", "weights one program may hold; 0: no limit")                                 \
     X(CACHE, "cache", "MB", "weights that stay in its caches between steps")                                 \
@@ -58,6 +61,10 @@ typedef struct imp_machine {
     bool simulated;
     imp_value f[IMP_N_FIELD];
 } imp_machine;
+
+/* Seconds that n_block blocks of `bytes` together take from one unit to another, and whether that was measured on both. */
+double imp_machine_transfer_s(const imp_machine *from, const imp_machine *to, double bytes, double n_block,
+                              bool *measured);
 
 const char *imp_field_key(imp_field f);
 const char *imp_field_unit(imp_field f);

@@ -28,6 +28,23 @@ bool imp_place_meant(const char *only, const char *prefill, const char *decode)
     return decode == NULL || strcmp(cut != NULL ? cut + 1 : only, decode) == 0;
 }
 
+const char *imp_place_ruled_out(const imp_place_rules *s, imp_unit_kind kind, bool has_npu, const imp_cost *c,
+                                bool embed)
+{
+    bool npu = kind == IMP_UNIT_NPU;
+    if (npu && s->max_npu_model_mb != 0 && c->weight_bytes > 1e6 * s->max_npu_model_mb)
+        return "the model is larger than max_npu_model_mb allows";
+    if (embed && npu && s->embeddings_on_npu < 0) return "embeddings_on_npu is off";
+    if (embed && !npu && s->embeddings_on_npu > 0 && has_npu) return "embeddings_on_npu is on";
+    return NULL;
+}
+
+void imp_place_rule_machine(const imp_place_rules *s, imp_machine *m)
+{
+    if (s->gpu_matrix_units < 0 && m->kind == IMP_UNIT_GPU && m->f[IMP_F_F16].mark != IMP_MARK_MEASURED)
+        m->f[IMP_F_F16] = m->f[IMP_F_F32];
+}
+
 void imp_placer_init(imp_placer *p)
 {
     *p = (imp_placer){.hysteresis = 0.02, .explore = 0.015};
@@ -166,13 +183,15 @@ static double joules_of(const imp_place_unit *u, double s)
     return w > 0 ? w * s : -1;
 }
 
-/* The hand-over: all blocks at the slower link, all but the last chunk's behind the prefill. */
+/* The hand-over: all blocks, but only those of the last chunk are not behind the prefill. */
 static void price_move(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b,
                        const unit_price *pa, imp_candidate *c)
 {
-    double link = IMP_MIN(a->learn->machine.f[IMP_F_LINK].v, b->learn->machine.f[IMP_F_LINK].v);
+    bool measured;
+    double n_block = (r->n_prompt + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
     c->kv_bytes = r->cost->kv_bytes_tok * r->n_prompt;
-    c->moved_s = link > 0 ? c->kv_bytes / (link * 1e9) : 1e9;
+    c->moved_s =
+        imp_machine_transfer_s(&a->learn->machine, &b->learn->machine, c->kv_bytes, n_block, &measured);
     double last = c->moved_s * IMP_MIN(1.0, (double)r->chunk / IMP_MAX(r->n_prompt, 1u));
     c->exposed_s = IMP_MAX(last, c->moved_s - pa->prefill.s);
 }

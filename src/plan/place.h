@@ -96,6 +96,18 @@ typedef struct imp_choice {
     bool kept;       /* the class's last choice was kept within the hysteresis */
 } imp_choice;
 
+/* Settings that rule units out whatever was measured; all 0: none does. */
+typedef struct imp_place_rules {
+    int embeddings_on_npu; /* 1: only there, -1: never */
+    int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
+    uint32_t max_npu_model_mb;
+} imp_place_rules;
+/* Why a unit of this kind may not have the work; NULL: it may. has_npu: there is one among the units. */
+const char *imp_place_ruled_out(const imp_place_rules *s, imp_unit_kind kind, bool has_npu, const imp_cost *c,
+                                bool embed);
+/* What gpu_matrix_units makes of a machine's numbers. */
+void imp_place_rule_machine(const imp_place_rules *s, imp_machine *m);
+
 /* Is this pair what `only` means? NULL: that phase may be anywhere. */
 bool imp_place_meant(const char *only, const char *prefill, const char *decode);
 void imp_placer_init(imp_placer *p);

@@ -33,6 +33,19 @@ const char *imp_field_unit(imp_field f)
     return g_field[f].unit;
 }
 
+/* A hand-over goes through the host: out of the one, then into the other, block by block. Published numbers know one rate
+ * for all of it, and the slower of the two holds. */
+double imp_machine_transfer_s(const imp_machine *from, const imp_machine *to, double bytes, double n_block,
+                              bool *measured)
+{
+    double out = from->f[IMP_F_HAND_OUT].v, in = to->f[IMP_F_HAND_IN].v;
+    double link = IMP_MIN(from->f[IMP_F_LINK].v, to->f[IMP_F_LINK].v);
+    *measured = out > 0 && in > 0;
+    if (!*measured) return link > 0 ? bytes / (link * 1e9) : 1e9;
+    double each = (from->f[IMP_F_HAND_US].v + to->f[IMP_F_HAND_US].v) * 1e-6;
+    return bytes / (out * 1e9) + bytes / (in * 1e9) + n_block * each;
+}
+
 const char *imp_mark_name(imp_mark m)
 {
     static const char *const name[] = {"none", "spec", "literature", "measured", "assumed"};

@@ -68,12 +68,12 @@ typedef struct rig {
     size_t n_ids;
 } rig;
 
-static rig rig_new(const char *device, const char *db)
+static rig rig_of(const char *device, const char *db, uint32_t n_ctx)
 {
     rig r = {0};
     imp_error err = {0};
     imp_engine_config c = {
-        .device = device, .n_thread = 1, .n_ctx = 512, .n_parallel = 8, .n_batch = 64, .db_path = db};
+        .device = device, .n_thread = 1, .n_ctx = n_ctx, .n_parallel = 8, .n_batch = 64, .db_path = db};
     if (imp_engine_new(&c, &r.e, &err) != IMP_OK) fail_msg("%s", err.text);
     if (imp_engine_load(r.e, MODEL, "m", &r.m, &err) != IMP_OK) fail_msg("%s", err.text);
     static const char text[] =
@@ -83,6 +83,11 @@ static rig rig_new(const char *device, const char *db)
     assert_int_equal(imp_tokenize(r.m, text, sizeof text - 1, IMP_TOK_ADD_SPECIAL, &r.ids, &r.n_ids, &err),
                      IMP_OK);
     return r;
+}
+
+static rig rig_new(const char *device, const char *db)
+{
+    return rig_of(device, db, 512);
 }
 
 static void rig_free(rig *r)
@@ -510,6 +515,99 @@ static void store_survives(void **state)
     assert_int_equal(access(aside, F_OK), 0);
 }
 
+/* ---- the lane of embeddings ----------------------------------------------------------------------------- */
+
+typedef struct lane {
+    rig r;
+    imp_model *vectors; /* on the same unit */
+    _Atomic bool stop;
+    _Atomic uint32_t n_embedded;
+} lane;
+
+typedef struct inputs {
+    imp_mutex *mu;
+    imp_cond *cv;
+    bool done, good;
+} inputs;
+
+static void on_vector(void *user, uint64_t id, const imp_event *ev)
+{
+    (void)id;
+    inputs *q = user;
+    if (ev->kind != IMP_EVENT_DONE) return;
+    imp_mutex_lock(q->mu);
+    q->done = true;
+    q->good = ev->finish == IMP_FINISH_STOP;
+    imp_cond_broadcast(q->cv);
+    imp_mutex_unlock(q->mu);
+}
+
+/* A client that always has an input waiting. */
+static void embed_main(void *arg)
+{
+    lane *l = arg;
+    enum { N = 1, LEN = 16 };
+    static int32_t ids[N * LEN];
+    size_t n_ids[N];
+    inputs q = {0};
+    assert_int_equal(imp_mutex_new(&q.mu), IMP_OK);
+    assert_int_equal(imp_cond_new(&q.cv), IMP_OK);
+    for (int i = 0; i < N * LEN; i++) ids[i] = 3 + i % 300;
+    for (int i = 0; i < N; i++) n_ids[i] = LEN;
+    while (!atomic_load(&l->stop)) {
+        imp_error err;
+        imp_request r = {.kind = IMP_REQUEST_EMBED,
+                         .ids = ids,
+                         .n_ids = n_ids,
+                         .n_input = N,
+                         .on_event = on_vector,
+                         .user = &q};
+        uint64_t id;
+        q.done = false;
+        if (imp_submit(l->vectors, &r, &id, &err) != IMP_OK) fail_msg("%s", err.text);
+        imp_mutex_lock(q.mu);
+        while (!q.done) imp_cond_wait(q.cv, q.mu);
+        assert_true(q.good);
+        imp_mutex_unlock(q.mu);
+        atomic_fetch_add(&l->n_embedded, N);
+    }
+    imp_cond_free(q.cv);
+    imp_mutex_free(q.mu);
+}
+
+/* With real threads and real time: embeddings that never end beside a sequence that generates. Neither stops the other: the
+ * sequence ends although there is always an input waiting, and inputs are done meanwhile. Were inputs taken whenever there
+ * are some, the sequence would wait for them all; were they to wait for the sequence, none would be done. */
+static void embeddings_and_generation_both_go_on(void **state)
+{
+    (void)state;
+    static lane l;
+    memset(&l, 0, sizeof l);
+    imp_error err = {0};
+    l.r = rig_of("cpu", NULL, 256); /* as long as inputs may be */
+    if (imp_engine_load(l.r.e, "models/impetus-nano-embed.gguf", "v", &l.vectors, &err) != IMP_OK)
+        fail_msg("%s", err.text);
+    imp_thread *t;
+    assert_int_equal(imp_thread_start(embed_main, &l, &t), IMP_OK);
+    while (atomic_load(&l.n_embedded) == 0) usleep(1000);
+    uint32_t before = atomic_load(&l.n_embedded), during = 0;
+    uint64_t n_token = 0;
+    for (int k = 0; k < 200 && during == 0; k++) { /* one answer is soon over: as many as it takes */
+        answer a;
+        answer_init(&a);
+        ask(&l.r, &a, NULL, 7, IMP_OK);
+        answer_wait(&a);
+        during = atomic_load(&l.n_embedded) - before;
+        n_token += a.usage.n_generated;
+        answer_deinit(&a);
+    }
+    atomic_store(&l.stop, true);
+    imp_thread_join(t);
+    assert_true(n_token > 20);
+    assert_true(during > 0);
+    rig_free(&l.r);
+}
+
 /* ---- settings ------------------------------------------------------------------------------------------ */
 
 /* A vector on three simulated units: who made it, and the explanation. Free the text. */
@@ -684,6 +782,7 @@ int main(void)
         cmocka_unit_test(unloading_under_load),
         cmocka_unit_test(slow_unit_joins_later),
         cmocka_unit_test(store_survives),
+        cmocka_unit_test(embeddings_and_generation_both_go_on),
         cmocka_unit_test(settings_rule_or_leave_it_to_measurement),
         cmocka_unit_test(layers_on_two_devices),
         cmocka_unit_test(together_only_when_needed),

@@ -100,7 +100,7 @@ static void engine_measures_anew(void **state)
 static void stops_in_time(void **state)
 {
     (void)state;
-    static const imp_field later[] = {IMP_F_F32, IMP_F_INT8, IMP_F_LAUNCH, IMP_F_SYNC, IMP_F_LINK};
+    static const imp_field later[] = {IMP_F_F32, IMP_F_INT8, IMP_F_LAUNCH, IMP_F_SYNC, IMP_F_HAND_OUT};
     imp_error err;
     imp_engine *e;
     imp_engine_config cfg = {.device = "cpu", .n_thread = 1, .db_path = g_db, .quiet = true};
