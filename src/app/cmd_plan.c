@@ -352,8 +352,8 @@ static imp_status deciding_unit(app *a, const plan *p, app_mix_unit *out)
 imp_status app_plan_unit(app *a, const char *path, const imp_net *net, app_mix_unit *out)
 {
     plan *p;
+    IMP_TRY(app_engine(a)); /* first: what the process holds then counts as the program's own */
     IMP_TRY(plan_new(a, &p));
-    IMP_TRY(app_engine(a));
     IMP_TRY(make_plan(a, path, net, p));
     return deciding_unit(a, p, out);
 }
@@ -394,8 +394,8 @@ app_result cmd_plan(app *a)
             return app_usage(a, "--batch and --parallel mean the same here; give one of them");
         a->opt.v[OPT_PARALLEL] = a->opt.v[OPT_PLAN_BATCH];
     }
-    if (plan_new(a, &p) != IMP_OK) return APP_FAILED;
-    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK || app_engine(a) != IMP_OK) return APP_FAILED;
+    if (app_model_path(a, a->arg[0], &path, &a->err) != IMP_OK) return APP_FAILED;
+    if (app_engine(a) != IMP_OK || plan_new(a, &p) != IMP_OK) return APP_FAILED;
     if (imp_net_open(path, opt_u32(&a->opt, OPT_CTX), &net, &a->err) != IMP_OK) return APP_FAILED;
     app_result r = APP_FAILED;
     if (make_plan(a, path, net, p) == IMP_OK)

@@ -15,7 +15,7 @@
 
 /* What running requests adds to the program beside its models: pages of code, threads, buffers of a request. Measured on
  * Linux with bench/memory.py; the larger part is code. */
-enum { SERVING_BYTES = 2 << 20 };
+enum { SERVING_BYTES = 4 << 20 };
 
 typedef struct snapshot {
     imp_instance *inst[MAX_MODEL];

@@ -4,11 +4,12 @@
  * Place:   layer 5; the engine keeps one a unit: teach after real steps, predict for choices.
  * Idea:    log(actual) = log(sum of the cost model's times, each times exp(correction)). Corrections stand on two levels.
  *          Of the unit: the unit as a whole; starting ops; getting going after a pause; for each op and dtype its memory
- *          time (from memory proper over few rows a curve), its compute time as a curve over the rows it computes (kernels change their form with them; attention:
- *          over the keys a row sees), and what it does once a row. Of one model on it: generation, prompts and vectors
- *          apart, each as a whole, its attention, the first step behind a prompt, and two curves over the tokens of a step, a coarse one that carries to
- *          sizes never seen and a fine one; and one for steps of exactly that shape. Recursive least squares on the log
- *          residual, each correction weighted by its share of the step.
+ *          time (from memory proper over few rows a curve), its compute time as a curve over the rows it computes (kernels
+ *          change their form with them; attention: over the keys a row sees), and what it does once a row. Of one model on
+ *          it: generation, prompts and vectors apart, each as a whole, its attention, the first step behind a prompt, and
+ *          two curves over the tokens of a step, a coarse one that carries to sizes never seen and a fine one; and one for
+ *          steps of exactly that shape. Recursive least squares on the log residual, each correction weighted by its share
+ *          of the step.
  *          An observation far off is clipped. Several in the same direction mean that the unit itself has changed, when
  *          their shape was known, and the unit's correction opens up; else the shape's does.
  *          Only what no correction could explain counts as noise, or the first hours would teach that nothing is certain.

@@ -37,7 +37,8 @@ static bool force(imp_sched *s, job *j)
     imp_error err;
     bool stopped = false;
     imp_matcher_forced(j->matcher, &text);
-    if (text.n > 1 && !text.failed && imp_tokenizer_encode(tok, text.data, text.n, IMP_TOK_PARSE_SPECIAL, &ids, &err) == IMP_OK) {
+    if (text.n > 1 && !text.failed &&
+        imp_tokenizer_encode(tok, text.data, text.n, IMP_TOK_PARSE_SPECIAL, &ids, &err) == IMP_OK) {
         size_t n = usable(tok, &ids, &text);
         for (size_t i = 0; i < n && !stopped && j->n_ids + 1 < j->cap_ids; i++) {
             if (!imp_matcher_accept(j->matcher, ids.id[i])) break;

@@ -188,7 +188,8 @@ static void refusals(void **state)
          "\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"'max_tokens'"},
         {"/v1/messages", "{\"model\":\"nobody\",\"max_tokens\":1," HELLO "}", 404, "not_found_error"},
         {"/v1/messages",
-         "{\"max_tokens\":1,\"tools\":[{\"name\":\"f()\"}],\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+         "{\"max_tokens\":1,\"tools\":[{\"name\":\"f()\"}],\"messages\":[{\"role\":\"user\",\"content\":"
+         "\"x\"}]"
          "}",
          400, "'tools[0]'"},
         {"/v1/messages",

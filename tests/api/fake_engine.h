@@ -413,7 +413,8 @@ imp_status imp_chat_prompt(const imp_model *m, const imp_chat *c, char **out, im
         imp_buf_fmt(&b, "%s: %s\n", x->role, x->content);
         if (x->thought) imp_buf_fmt(&b, "thought: %s\n", x->thought);
         for (size_t k = 0; k < x->n_calls; k++)
-            imp_buf_fmt(&b, "call %s: %s %s\n", x->calls[k].id ? x->calls[k].id : "", x->calls[k].name, x->calls[k].arguments);
+            imp_buf_fmt(&b, "call %s: %s %s\n", x->calls[k].id ? x->calls[k].id : "", x->calls[k].name,
+                        x->calls[k].arguments);
         if (x->call_id) imp_buf_fmt(&b, "to %s\n", x->call_id);
     }
     pthread_mutex_lock(&g_fake.mu);
@@ -436,8 +437,8 @@ const imp_toolfmt *imp_model_toolfmt(const imp_model *m)
 }
 
 /* Nothing is kept to here; what was asked for can be looked at. */
-imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char *text, size_t n, imp_constraint **out,
-                              imp_error *err)
+imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kind, const char *text, size_t n,
+                              imp_constraint **out, imp_error *err)
 {
     (void)m, (void)err;
     pthread_mutex_lock(&g_fake.mu);

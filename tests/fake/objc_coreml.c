@@ -537,8 +537,7 @@ static obj *predict(obj *o, obj *in, obj **why)
     d->key = calloc(d->n, sizeof(obj *));
     for (uint32_t i = 0; i < d->n; i++) {
         d->item[i] = make("MLFeatureValue");
-        d->item[i]->a =
-            result_array(imp_ml_eval_out(o->eval, i), &o->func->var[o->func->out[i].var].type);
+        d->item[i]->a = result_array(imp_ml_eval_out(o->eval, i), &o->func->var[o->func->out[i].var].type);
         d->key[i] = text_obj("NSString", o->func->out[i].name);
     }
     p->a = d;
