@@ -252,13 +252,12 @@ static struct MHD_Daemon *start_daemon(imp_http *h, const imp_http_config *c)
         flags |= MHD_USE_TLS;
         http_tls_options(h->tls, tls);
     }
-    return MHD_start_daemon(flags, 0, NULL, NULL, http_on_request, h, MHD_OPTION_LISTEN_SOCKET, h->listen_fd,
-                            MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, NULL,
-                            MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, h, MHD_OPTION_CONNECTION_LIMIT,
-                            h->max_conn = connection_limit(c), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                            (size_t)IMP_HTTP_POOL, MHD_OPTION_CONNECTION_TIMEOUT,
-                            (unsigned)(c->idle_s ? c->idle_s : 60), MHD_OPTION_UNESCAPE_CALLBACK,
-                            http_unescape, NULL, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+    return MHD_start_daemon(
+        flags, 0, NULL, NULL, http_on_request, h, MHD_OPTION_LISTEN_SOCKET, h->listen_fd,
+        MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        http_on_connection, h, MHD_OPTION_CONNECTION_LIMIT, h->max_conn, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)IMP_HTTP_POOL, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(c->idle_s ? c->idle_s : 60),
+        MHD_OPTION_UNESCAPE_CALLBACK, http_unescape, NULL, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
 }
 
 static void stop_threads(imp_http *h)
@@ -306,6 +305,7 @@ imp_status imp_http_start(imp_engine *engine, const imp_http_config *config, imp
     h->max_total = config->max_total_bytes ? config->max_total_bytes : 8 * h->max_body;
     h->max_unsent = config->max_unsent_bytes ? config->max_unsent_bytes : 16u << 20;
     h->idle_s = config->idle_s ? config->idle_s : 60;
+    h->max_conn = connection_limit(config);
     imp_status st = imp_mutex_new(&h->mu);
     if (st == IMP_OK) st = imp_cond_new(&h->cond);
     if (st != IMP_OK)
