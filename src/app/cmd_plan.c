@@ -2,6 +2,8 @@
  *
  * Idea:    memory comes from the engine's own fit, times from the placer over the machine as it was calibrated - or,
  *          with --assume, as it was published. What stems from a profile is stamped SIMULATED. */
+#include <math.h>
+
 #include "app/app.h"
 #include "app/mixed.h"
 #include "dev/dev.h"
@@ -110,8 +112,12 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
         u->prefill_only = d->ops->prefill_only;
         if (d->ops->max_ctx) u->n_ctx = IMP_MIN(u->n_ctx, d->ops->max_ctx(d));
         if (d->ops->padded && p->prompt > 0) u->pad = (double)d->ops->padded(d, p->prompt) / p->prompt;
+        double room = d->ops->mem_free ? (double)d->ops->mem_free(d) : INFINITY;
         if (why)
             exclude(p, u, "%s", why);
+        else if (p->cost.weight_bytes > room)
+            exclude(p, u, "the weights take %.1f GB, %.1f GB are free there", p->cost.weight_bytes * 1e-9,
+                    room * 1e-9);
         else if (!wanted)
             exclude(p, u, "--device %.60s was asked for", asked);
         else if (!strcmp(kind, "ref") && !asked)
