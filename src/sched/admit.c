@@ -267,6 +267,7 @@ static bool admit(imp_sched *s, job *j, bool *coming)
 
 static void note_start(imp_sched *s, job *j)
 {
+    j->n_fresh = (uint32_t)j->n_ids - j->n_past;
     if (j->t_start == 0) {
         j->t_start = imp_now_ns();
         j->n_cached = IMP_MIN(j->n_past, (uint32_t)j->n_prompt);

@@ -30,6 +30,7 @@ typedef struct job {
     uint32_t slot;      /* of the scheduler, from its admission; UINT32_MAX: none */
     uint32_t n_indexed; /* blocks known to the prefix cache */
     uint32_t n_cached;  /* prompt tokens that were there when it was first admitted */
+    uint32_t n_fresh;   /* tokens to be read when it was last admitted */
     uint32_t fair;      /* its client's place in the turns */
     uint64_t in_step;   /* the last step it takes part in */
     bool resumed;       /* it ran before: first in line */

@@ -23,6 +23,7 @@ struct imp_sched {
     imp_kv_pool kv;
     imp_prefix prefix;
     imp_fair fair;
+    double hold;          /* what short prompts may still take (pace.c) */
     int32_t *slot_ids;    /* [max_seq][n_ctx] sequences that run, or ran and wait for memory */
     uint32_t *slot_block; /* [max_seq][n_block_ctx] their block tables */
     uint32_t *free_slot;  /* [n_free_slot] */
@@ -76,6 +77,12 @@ typedef struct step {
     uint32_t n_draft;  /* guesses: then nothing but sequences that generate is in the step */
     uint32_t n_generated;
     double s; /* what it took by the device's clock */
+    /* pace.c */
+    bool paced, pieces; /* prompts are limited; some were read in pieces */
+    uint32_t budget;    /* tokens left for pieces; UINT32_MAX: not asked for yet */
+    uint32_t n_passed;  /* prompts that may run but got no token */
+    double crowd, alone_s;
+    imp_cost_shape alone, whole; /* those that generate; and with short prompts */
 } step;
 bool imp_step_generate(imp_sched *s, double *decode_s);
 bool imp_step_embed(imp_sched *s, double budget_s, double *used_s);
@@ -83,6 +90,14 @@ bool imp_step_embed(imp_sched *s, double budget_s, double *used_s);
 void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error *err);
 void imp_step_account(imp_sched *s, step *t, const imp_exec *x, const imp_batch *b, bool embed, uint64_t t0);
 void imp_step_count(imp_sched *s, const step *t, uint64_t t0, bool embed);
+
+/* ---- pace.c ---- */
+void imp_pace_begin(imp_sched *s, step *t); /* those that generate are in the step */
+/* How many of j's next tokens may go in; UINT32_MAX: all. *borrows: for imp_pace_take, which says how many did. */
+uint32_t imp_pace_most(imp_sched *s, step *t, const job *j, bool *borrows);
+void imp_pace_take(imp_sched *s, step *t, const job *j, uint32_t n, bool borrows);
+bool imp_pace_open(const imp_sched *s, const step *t); /* may further prompts be admitted? */
+void imp_pace_end(imp_sched *s, const step *t);        /* the step is chosen */
 
 /* ---- spec.c ---- */
 /* Add guesses to a step in which every sequence generates, when that is thought to pay. */

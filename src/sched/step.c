@@ -3,8 +3,7 @@
  * Idea:    a sequence is its ids; n_past of them are in the cache, the rest are to be computed. A decode step has one
  *          such id, a prompt many, and the same code serves both. Order within the token budget: sequences that
  *          generate, then running prompts, then new ones (admit.c).
- *          When some generate, the prompts' share is cut so that the step is thought to take `pace` times what it would
- *          without them; more when many prompts wait for few that generate, for then waiting costs more than pace.
+ *          When some generate, what prompts may take is limited (pace.c).
  *          A step without prompts may compute guesses of what comes next (spec.c): their keys and values stand behind
  *          n_past, and count once the guesses have proved right.
  * Always:  every sequence of a step has the blocks for the positions it writes. */
@@ -84,74 +83,35 @@ static bool choose_decode(imp_sched *s, step *t)
     return room;
 }
 
-/* ---- pace ------------------------------------------------------------------------------------------ */
-
-/* Prompts that are read or could be. */
-static uint32_t n_prompts(const imp_sched *s)
+/* The next tokens of a prompt, as many as may go in. false: none; *room: whether there was memory. */
+static bool read_prompt(imp_sched *s, step *t, job *j, bool *room)
 {
-    uint32_t n = IMP_MIN(s->waiting.n, s->n_free_slot);
-    for (const job *j = s->running.first; j != NULL; j = j->next) n += j->n_ids - j->n_past > 1;
-    return n;
+    bool borrows;
+    uint32_t n = chunk(s, t, j, imp_pace_most(s, t, j, &borrows));
+    bool ok = n > 0;
+    if (ok && !claim_blocks(s, j, j->n_past + n)) ok = *room = false;
+    t->n_passed += !ok;
+    if (!ok) return false;
+    imp_pace_take(s, t, j, n, borrows);
+    add_seq(s, t, j, n);
+    return true;
 }
 
-static imp_cost_shape join(imp_cost_shape a, imp_cost_shape b)
-{
-    return (imp_cost_shape){.n_tok = a.n_tok + b.n_tok,
-                            .n_out = a.n_out + b.n_out,
-                            .n_seq = a.n_seq + b.n_seq,
-                            .keys = a.keys + b.keys,
-                            .kv_tok = a.kv_tok + b.kv_tok};
-}
-
-/* Prompt tokens behind n_past that may go into the step beside those that generate. */
-static uint32_t prompt_budget(const imp_sched *s, const step *t, uint32_t n_past)
-{
-    const imp_sched_hooks *h = &s->c.hooks;
-    uint32_t most = s->c.generate_limits.max_tok - t->n_tok;
-    if (t->n_decode == 0 || s->c.pace <= 1 || h->predict == NULL || most == 0) return most;
-    imp_batch b = {.n_tok = t->n_tok, .n_seq = t->n_seq, .n_out = t->n_out, .seq = s->seq};
-    imp_cost_shape alone = imp_cost_shape_of(&b, true);
-    double crowd = (double)n_prompts(s) / t->n_decode;
-    double limit = h->predict(h->user, &alone, false) * (1 + (s->c.pace - 1) * IMP_MAX(crowd, 1.0));
-    uint32_t lo = 1; /* at least that much, or the prompt would never be read */
-    while (lo < most) {
-        uint32_t mid = lo + (most - lo + 1) / 2;
-        imp_cost_shape both = join(alone, imp_cost_shape_chunk(mid, n_past, 1));
-        if (h->predict(h->user, &both, false) <= limit)
-            lo = mid;
-        else
-            most = mid - 1;
-    }
-    return lo;
-}
-
-/* Prompts that are being read, then new ones, as far as the budget goes. */
+/* Prompts that are being read, then new ones, as far as room and pace go. */
 static void choose_prompts(imp_sched *s, step *t, bool room)
 {
     const imp_limits *lim = &s->c.generate_limits;
-    uint32_t budget = UINT32_MAX;
-    for (job *j = s->running.first; j != NULL && budget > 0; j = j->next) {
+    imp_pace_begin(s, t);
+    for (job *j = s->running.first; j != NULL; j = j->next) {
         if (j->in_step == s->step_no || j->n_ids - j->n_past <= 1) continue;
-        if (budget == UINT32_MAX) budget = prompt_budget(s, t, j->n_past);
-        uint32_t n = chunk(s, t, j, budget);
-        if (n == 0) continue;
-        if (!claim_blocks(s, j, j->n_past + n)) {
-            room = false;
-            continue;
-        }
-        budget -= n;
-        add_seq(s, t, j, n);
+        (void)read_prompt(s, t, j, &room);
     }
-    while (room && budget > 0 && s->waiting.first != NULL && s->running.n < lim->max_seq &&
+    while (room && imp_pace_open(s, t) && s->waiting.first != NULL && s->running.n < lim->max_seq &&
            t->n_tok < lim->max_tok && t->n_seq < lim->max_seq && t->n_out < lim->max_out) {
         job *j = imp_sched_admit(s);
-        if (j == NULL) return;
-        if (budget == UINT32_MAX) budget = prompt_budget(s, t, j->n_past);
-        uint32_t n = chunk(s, t, j, budget);
-        if (n == 0) return;
-        budget -= n;
-        add_seq(s, t, j, n);
+        if (j == NULL || (!read_prompt(s, t, j, &room) && !t->paced)) break;
     }
+    imp_pace_end(s, t);
 }
 
 /* Push what the step completed of a cache that will be needed elsewhere: whole blocks, at the end also the last. */

@@ -310,6 +310,46 @@ static void streams_keep_their_pace(void **state)
     }
 }
 
+/* Short prompts that come beside a stream are read at once, not in pieces, and generate together; also behind a long one
+ * that is read in pieces. */
+static void short_prompts_are_read_whole(void **state)
+{
+    (void)state;
+    static client a, c[7], long_one;
+    for (int with_long = 0; with_long < 2; with_long++) {
+        rig r = rig_new(128, 12, 1.4);
+        fill(20);
+        ask(&r, &a, 10, 400, 0, 0);
+        for (int i = 0; i < 5; i++) imp_sched_step(r.s);
+        fill(21);
+        if (with_long) ask(&r, &long_one, 3000, 5, 0, 0);
+        imp_sched_step(r.s);
+        for (uint64_t i = 0; i < 7; i++) fill(30 + i), ask(&r, &c[i], 64, 100, 0, 0);
+        uint64_t from = r.f->now_ns;
+        finish(&r);
+        /* 448 tokens at once are 46 ms; in pieces that keep to 1.4 of a step they were more than 400 ms */
+        for (int i = 0; i < 7; i++) assert_true(c[i].at_ns[0] - from < 60000000);
+        for (uint64_t i = 0; i < 7; i++) fill(30 + i), check(&c[i], 64, 100);
+        rig_free(&r);
+    }
+}
+
+/* Short prompts that never end: what the stream loses to them is bounded, however many come. */
+static void a_flood_of_short_prompts_is_paced(void **state)
+{
+    (void)state;
+    static client a, c[200];
+    rig r = rig_new(128, 2, 1.4); /* one at a time beside the stream */
+    fill(40);
+    ask(&r, &a, 10, 400, 0, 0);
+    for (int i = 0; i < 5; i++) imp_sched_step(r.s);
+    for (uint64_t i = 0; i < 90; i++) fill(50 + i), ids[0] = 1, ask(&r, &c[i], 100, 1, 0, 0);
+    finish(&r);
+    double alone = 1.1e-3, hold = 64 * alone, whole = (double)(a.at_ns[399] - a.at_ns[5]) * 1e-9;
+    assert_true(whole > 394 * alone * 1.2 && whole < 394 * alone * 1.5 + hold);
+    rig_free(&r);
+}
+
 /* Embeddings beside a stream: a given share of its time and no more, in the long run and a step; none is forgotten. */
 static void embeddings_do_not_disturb(void **state)
 {
@@ -423,6 +463,8 @@ int main(void)
         cmocka_unit_test(scopes_share_nothing),
         cmocka_unit_test(eviction_keeps_what_is_used),
         cmocka_unit_test(streams_keep_their_pace),
+        cmocka_unit_test(short_prompts_are_read_whole),
+        cmocka_unit_test(a_flood_of_short_prompts_is_paced),
         cmocka_unit_test(embeddings_do_not_disturb),
         cmocka_unit_test(clients_take_turns),
         cmocka_unit_test(turns_are_equal),
