@@ -285,7 +285,15 @@ static void p_store(const imp_matmul_args *a, const struct p_job *j, uint32_t i0
     }
 }
 
-/* Panels that stay in the second-level cache, tiles of x, panels. fn: tiles of 1, 2, 4 and P_NX rows of x. */
+/* Which of the tiles of 1, 2, 4 and P_NX rows takes that many, or as many as it can. */
+static uint32_t p_tile_for(uint32_t n_row)
+{
+    if (n_row > 4) return 3;
+    return n_row > 2 ? 2 : n_row - 1;
+}
+
+/* Panels that stay in the second-level cache, tiles of x, panels. fn: tiles of 1, 2, 4 and P_NX rows of x; a call of P_NX
+ * rows or less is one tile. */
 static void p_run(const imp_matmul_args *a, struct p_type t, const p_tile_fn fn[4])
 {
     uint64_t k = imp_tensor_n_col(a->w), panel = p_panel_bytes(t, k);
@@ -295,11 +303,13 @@ static void p_run(const imp_matmul_args *a, struct p_type t, const p_tile_fn fn[
     for (uint32_t c0 = a->n0 / R * R; c0 < a->n1; c0 += chunk) {
         uint32_t c1 = IMP_MIN(a->n1, c0 + chunk);
         for (uint32_t i = 0, nx; i < a->m; i += nx) {
-            uint32_t left = a->m - i, f = left >= P_NX ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
-            nx = f == 3 ? P_NX : 1u << f;
+            /* A tile that is not full repeats its last row: a second pass over the panels would cost more. */
+            uint32_t left = a->m - i, f = p_tile_for(left), tile = f == 3 ? P_NX : 1u << f;
+            nx = IMP_MIN(left, tile);
             j.from_memory = i == 0;
-            for (uint32_t e = 0; e < nx; e++) j.x[e] = (const uint8_t *)a->x + (i + e) * a->x_stride;
-            if (t.halves) p_half_sums(&j, nx, t.offset, a->scratch);
+            for (uint32_t e = 0; e < tile; e++)
+                j.x[e] = (const uint8_t *)a->x + (i + IMP_MIN(e, nx - 1)) * a->x_stride;
+            if (t.halves) p_half_sums(&j, tile, t.offset, a->scratch);
             for (uint32_t j0 = c0; j0 < c1; j0 += R) {
                 j.w = (const uint8_t *)a->wp + j0 / R * panel;
                 fn[f](&j);
