@@ -80,6 +80,7 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
         imp_sched_get_load(x->sched, &l);
         out[i].queued_tok = l.queued_tok;
         out[i].n_prefill = l.n_prefill;
+        out[i].n_coming = l.n_coming + m->n_coming[i];
         out[i].n_decode = l.n_decode + m->n_coming[i];
         if (l.queued_tok > 0 && out[i].excluded == NULL) {
             imp_cost_time t;

@@ -90,6 +90,8 @@ typedef struct unit_price {
     double n_chunk;
     double wait_s;
     double first_s; /* prefill of the first chunk */
+    double n_seq;   /* sequences that generate at a time, as long as requests keep coming */
+    double rho;     /* share of its time that prompts yet to come are thought to take */
 } unit_price;
 
 static const char *why_not(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u)
@@ -111,7 +113,7 @@ static const char *why_not(const imp_placer *p, const imp_place_request *r, cons
 static void price_sharing(const imp_place_request *r, const imp_place_unit *u, double past, unit_price *out)
 {
     const imp_learn *l = u->learn;
-    imp_cost_shape alone = imp_cost_shape_decode(u->n_decode, past);
+    imp_cost_shape alone = imp_cost_shape_decode(out->n_seq, past);
     uint32_t n = IMP_MIN(r->n_prompt, r->chunk);
     imp_cost_shape chunk = imp_cost_shape_chunk(n, r->n_prompt / 2 - n / 2, 1), both = chunk;
     both.n_tok += alone.n_tok, both.n_out += alone.n_out, both.n_seq += alone.n_seq;
@@ -128,7 +130,7 @@ static void price_sharing(const imp_place_request *r, const imp_place_unit *u, d
 /* Beside sequences that generate prompts get only a share of each step, so that theirs and those before them take longer. */
 static void price_pace(double pace, const imp_place_unit *u, unit_price *out)
 {
-    double generating = u->n_decode - u->n_prefill;
+    double generating = u->n_decode - u->n_coming;
     if (pace <= 1 || generating < 1 || out->alone_s <= 0) return;
     double more =
         (pace - 1) * IMP_MAX(1.0, (u->n_prefill + 1) / generating); /* as a share of the step alone */
@@ -137,13 +139,42 @@ static void price_pace(double pace, const imp_place_unit *u, unit_price *out)
     out->wait_s *= IMP_MAX(1.0, share * (1 + more) / more);
 }
 
-static void price_unit(double pace, const imp_place_request *r, const imp_place_unit *u, unit_price *out)
+/* Until what queues on the unit is computed. Short prompts share a step: a queue that fits one does not wait for each other. */
+static double queue_s(const imp_place_request *r, const imp_place_unit *u)
+{
+    return u->queued_s * (r->chunk > 0 ? IMP_MIN(1.0, u->queued_tok / r->chunk) : 1);
+}
+
+/* A step of the request among those that generate beside it. Of those still to come not all do so at once: each waits for
+ * its prompt first, and while it generates others wait. */
+static void price_decode(const imp_place_request *r, const imp_place_unit *u, double past, double wait_s,
+                         unit_price *out)
 {
     const imp_learn *l = u->learn;
-    /* Short prompts share a step: a queue that fits one does not wait for each other. */
-    double crowd = r->chunk > 0 ? IMP_MIN(1.0, u->queued_tok / r->chunk) : 1;
-    out->wait_s = u->queued_s * crowd + (u->loaded ? 0 : u->load_s);
+    imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
+    imp_learn_predict(l, r->cost, &with, true, &out->decode);
+    double span = r->n_gen * out->decode.s;
+    if (u->n_coming > 0 && span > 0) {
+        out->n_seq -= u->n_coming * wait_s / (wait_s + span);
+        with = imp_cost_shape_decode(out->n_seq + 1, past);
+        imp_learn_predict(l, r->cost, &with, true, &out->decode);
+    }
+    if (r->n_gen > 1 &&
+        u->n_decode <= 0) { /* the first behind the prompt takes longer; n_gen - 1 steps in all */
+        imp_cost_time first;
+        with.after = true;
+        imp_learn_predict(l, r->cost, &with, false, &first);
+        out->decode.s += (first.s - out->decode.s) / (r->n_gen - 1);
+    }
+}
+
+static void price_unit(double pace, const imp_place_request *r, const imp_place_unit *u, double wait_s,
+                       unit_price *out)
+{
+    const imp_learn *l = u->learn;
+    out->wait_s = queue_s(r, u) + (u->loaded ? 0 : u->load_s);
     out->n_chunk = 1;
+    out->n_seq = u->n_decode;
     bool idle = u->queued_tok <= 0 && u->n_prefill <= 0 && u->n_decode <= 0;
     if (r->embed) {
         uint32_t n = u->pad > 1 ? (uint32_t)IMP_MIN(r->n_prompt * u->pad, 1e9) : r->n_prompt;
@@ -164,15 +195,7 @@ static void price_unit(double pace, const imp_place_request *r, const imp_place_
     out->first_s = imp_place_prefill_s(l, r->cost, r->n_prompt, r->chunk, idle, &out->prefill) / out->n_chunk;
     out->added_s = out->prefill.s;
     double past = r->n_prompt + r->n_gen / 2.0;
-    imp_cost_shape with = imp_cost_shape_decode(u->n_decode + 1, past);
-    imp_learn_predict(l, r->cost, &with, true, &out->decode);
-    if (r->n_gen > 1 &&
-        u->n_decode <= 0) { /* the first behind the prompt takes longer; n_gen - 1 steps in all */
-        imp_cost_time first;
-        with.after = true;
-        imp_learn_predict(l, r->cost, &with, false, &first);
-        out->decode.s += (first.s - out->decode.s) / (r->n_gen - 1);
-    }
+    price_decode(r, u, past, wait_s, out);
     if (u->n_decode > 0) price_sharing(r, u, past, out);
     price_pace(pace, u, out);
 }
@@ -222,10 +245,11 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     if (a->prefill_only && a != b) c->ttft_s += pb->decode.s; /* the prompt's last token */
     double service = c->ttft_s + c->exposed_s + stall + n_step * c->tpot_s;
     /* Delay to others: those that generate wait for what this prefill adds, as many as queue now will queue behind it,
-     * and the steps of those that generate grow dearer. */
+     * and the steps of those that generate grow dearer. Prompts that come while it generates hold it up, or it them. */
     double fill = r->chunk > 0 ? IMP_MIN(1.0, (double)r->n_prompt / r->chunk) : 1;
-    double harm = (a->n_decode + a->n_prefill * fill) * pa->added_s;
-    if (b->n_decode > 0) harm += b->n_decode * IMP_MAX(0.0, pb->decode.s - pb->alone_s) * n_step * 0.75;
+    double harm = (pa->n_seq + a->n_prefill * fill) * pa->added_s;
+    harm += n_step * c->tpot_s * pb->rho / (1 - pb->rho);
+    if (b->n_decode > 0) harm += pb->n_seq * IMP_MAX(0.0, pb->decode.s - pb->alone_s) * n_step * 0.75;
     double sd = sqrt(pow(pa->prefill.sd * pa->prefill.s, 2) + pow(pb->decode.sd * pb->decode.s * n_step, 2));
     double own = pa->prefill.s + n_step * c->tpot_s;
     c->sd = own > 0 ? sd / own : 0;
@@ -236,7 +260,7 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     c->n_sample = IMP_MIN(pa->prefill.n_sample, r->embed ? UINT32_MAX : pb->decode.n_sample);
     c->bytes = pa->prefill.bytes + pb->decode.bytes * n_step;
     c->flop = pa->prefill.flop + pb->decode.flop * n_step;
-    double share = 1 / (b->n_decode + 1); /* a step's energy is shared by its batch */
+    double share = 1 / (pb->n_seq + 1); /* a step's energy is shared by its batch */
     double ja = joules_of(a, pa->prefill.s), jb = joules_of(b, n_step * c->tpot_s * share);
     c->joules = ja < 0 || jb < 0 ? -1 : ja + jb;
     double device = pa->added_s + n_step * (pb->decode.s - pb->alone_s);
@@ -284,6 +308,16 @@ static int find_shadow(const imp_placer *p, const imp_place_unit *u, const unit_
     return -1;
 }
 
+/* What requests take of the units, in the mean of the last ten or so. */
+static void note_use(imp_placer *p, const imp_place_request *r, const imp_candidate *c, double prefill_s)
+{
+    static const double NEW = 0.1;
+    for (uint32_t i = 0; i < IMP_PLACE_UNITS; i++)
+        p->prefill_s[i] += NEW * ((i == c->prefill ? prefill_s : 0) - p->prefill_s[i]);
+    double service = c->ttft_s + c->exposed_s + IMP_MAX(r->n_gen - 1.0, 0) * c->tpot_s;
+    p->service_s += NEW * (service - p->service_s);
+}
+
 static void choose(imp_placer *p, const imp_place_request *r, const imp_place_unit *u,
                    const unit_price *price, imp_choice *out)
 {
@@ -314,6 +348,7 @@ static void choose(imp_placer *p, const imp_place_request *r, const imp_place_un
     last->decode = c->decode;
     last->used = ++p->n_choice;
     p->spent_s += c->total_s;
+    if (!r->embed) note_use(p, r, c, price[c->prefill].added_s);
     out->shadow = find_shadow(p, u, price, out);
 }
 
@@ -326,9 +361,18 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
     out->chosen = out->runner_up = out->shadow = -1;
     out->margin = out->shadow_s = 0;
     out->kept = false;
+    double n_other = 0, n_wait = 0, wait_s = 0; /* wait_s: of those in prefill, their mean wait */
+    for (uint32_t i = 0; i < n_unit; i++) {
+        n_other += u[i].n_decode;
+        n_wait += u[i].n_prefill;
+        wait_s += u[i].n_prefill * queue_s(r, &u[i]);
+    }
+    if (n_wait > 0) wait_s /= n_wait;
     for (uint32_t i = 0; i < n_unit; i++) {
         price[i] = (unit_price){.excluded = why_not(p, r, &u[i])};
-        if (price[i].excluded == NULL) price_unit(p->pace, r, &u[i], &price[i]);
+        if (price[i].excluded == NULL) price_unit(p->pace, r, &u[i], wait_s, &price[i]);
+        /* as many come while a request is served as are served beside it */
+        price[i].rho = p->service_s > 0 ? IMP_MIN(0.9, n_other * p->prefill_s[i] / p->service_s) : 0;
     }
     for (uint32_t a = 0; a < n_unit; a++)
         for (uint32_t b = 0; b < n_unit; b++) {

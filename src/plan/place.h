@@ -33,7 +33,8 @@ typedef struct imp_place_unit {
     double free_tok;      /* tokens its cache has room for */
     double queued_tok;    /* prompt tokens accepted and not computed yet */
     double queued_s;      /* what those take, as predicted when they came */
-    double n_decode;      /* sequences that generate */
+    double n_decode;      /* sequences that generate here, or will: */
+    double n_coming;      /* those of them whose prompts are not computed yet, here or elsewhere */
     double n_prefill;     /* requests that wait for or are in their prefill */
     bool can_export, can_import;
     bool prefill_only; /* it reads prompts, of at most n_ctx - 1 tokens, but does not generate (dev.h) */
@@ -80,6 +81,8 @@ typedef struct imp_placer {
     double hysteresis; /* gain that a change must bring, as a share */
     double explore;    /* share of predicted device time that may go to trying */
     double spent_s, explored_s;
+    double prefill_s[IMP_PLACE_UNITS],
+        service_s; /* of the last requests, smoothed: prefill by unit, and in all */
     imp_place_class last[IMP_PLACE_CLASSES];
     uint64_t n_choice;
 } imp_placer;

@@ -250,7 +250,9 @@ static void add_load(imp_sched_load *l, const job *j)
         j->r.kind == IMP_REQUEST_EMBED ? j->n_prompt : j->n_prompt - IMP_MIN((size_t)j->n_past, j->n_prompt);
     if (n > 0) l->n_prefill++;
     l->queued_tok += (double)n;
-    if (j->r.kind == IMP_REQUEST_GENERATE && !j->split) l->n_decode++; /* split: it will generate elsewhere */
+    if (j->r.kind != IMP_REQUEST_GENERATE || j->split) return; /* split: it will generate elsewhere */
+    l->n_decode++;
+    l->n_coming += n > 0;
 }
 
 /* Locked. What only the scheduler thread may look at, copied for everybody. */

@@ -100,6 +100,7 @@ bool imp_sched_cancel(imp_sched *s, uint64_t id);
 typedef struct imp_sched_load {
     double queued_tok; /* prompt and embedding tokens not computed yet */
     uint32_t n_prefill, n_decode;
+    uint32_t n_coming; /* of n_decode: their prompts are not computed yet */
 } imp_sched_load;
 void imp_sched_get_load(imp_sched *s, imp_sched_load *out);
 bool imp_sched_has_work(imp_sched *s);

@@ -198,7 +198,8 @@ static void swap_device(world *w, int i)
     imp_learn_init(&u->learn, &believed);
 }
 
-static world *world_new(const imp_cost *c)
+/* adds: on its units reading and computing add up, as on a CPU; else the greater of the two counts. */
+static world *world_new(const imp_cost *c, bool adds)
 {
     world *w = calloc(1, sizeof *w);
     imp_error err = {0};
@@ -219,6 +220,7 @@ static world *world_new(const imp_cost *c)
         *u = (vunit){.w = w, .index = i, .slow = 1};
         imp_machine_default(IMP_UNIT_CPU, NAME[i], &u->truth);
         u->truth.f[IMP_F_CACHE].v = 0;
+        u->truth.f[IMP_F_WAITS].v = adds ? 1 : 0;
         imp_value *f = u->truth.f;
         if (i == 1) f[IMP_F_F32].v *= 3, f[IMP_F_INT8].v *= 3, f[IMP_F_BW].v *= 0.5;
         if (i == 2) f[IMP_F_F32].v *= 0.4, f[IMP_F_INT8].v *= 0.4, f[IMP_F_BW].v *= 3;
@@ -322,10 +324,10 @@ static void run(world *w, uint32_t n_client, uint32_t n_prompt, uint32_t n)
     }
 }
 
-static double measure(const imp_cost *c, const char *require, uint32_t n_client, uint32_t n_prompt,
+static double measure(const imp_cost *c, bool adds, const char *require, uint32_t n_client, uint32_t n_prompt,
                       uint32_t n, char how[80])
 {
-    world *w = world_new(c);
+    world *w = world_new(c, adds);
     w->require = require;
     run(w, n_client, n_prompt, n);
     assert_int_equal(w->n_failed, 0);
@@ -344,15 +346,14 @@ static bool full(void)
 
 static void auto_is_near_the_best(void **state)
 {
-    (void)state;
+    bool adds = *state != NULL;
     static const shape_of *const shape[] = {&QWEN2_15B, &QWEN3_06B, &LLAMA3_8B};
     static const char *const name[] = {"1.5B q4_0", "0.6B f16", "8B q4_0"};
     static const uint32_t prompt[] = {16, 128, 512, 4096}, clients[] = {1, 4, 16};
     double worst = 0;
     print_message("# mean latency in virtual s after %d requests: best forced choice, automatic, difference; "
-                  "requests by "
-                  "unit\n",
-                  SKIP);
+                  "requests by unit; reading and computing %s\n",
+                  SKIP, adds ? "add up" : "overlap");
     for (size_t m = 0; m < (full() ? 3 : 1); m++) {
         imp_graph *g = decoder(shape[m]);
         imp_cost c;
@@ -367,10 +368,10 @@ static void auto_is_near_the_best(void **state)
                     for (int b = 0; b < N_UNIT; b++) {
                         char pair[64];
                         snprintf(pair, sizeof pair, "%s>%s", NAME[a], NAME[b]);
-                        double t = measure(&c, pair, clients[k], prompt[p], n, how);
+                        double t = measure(&c, adds, pair, clients[k], prompt[p], n, how);
                         if (t < best) best = t, memcpy(best_name, pair, sizeof pair);
                     }
-                double t = measure(&c, NULL, clients[k], prompt[p], n, how);
+                double t = measure(&c, adds, NULL, clients[k], prompt[p], n, how);
                 print_message("# SIMULATED %-10s prompt %4u x %2u: %8.3f (%s) %8.3f %+5.1f %%  %s\n", name[m],
                               prompt[p], clients[k], best, best_name, t, 100 * (t / best - 1), how);
                 worst = fmax(worst, t / best - 1);
@@ -384,11 +385,11 @@ static void auto_is_near_the_best(void **state)
 /* The unit in use becomes exactly three times slower, which makes it the worse one: within 20 requests traffic has moved. */
 static void slow_unit_is_left(void **state)
 {
-    (void)state;
+    bool adds = *state != NULL;
     imp_graph *g = decoder(&QWEN2_15B);
     imp_cost c;
     imp_cost_build(g, IMP_F16, &c);
-    world *w = world_new(&c);
+    world *w = world_new(&c, adds);
     imp_value *f = w->unit[2].truth.f, *base = w->unit[0].truth.f;
     for (imp_field k = IMP_F_BW; k <= IMP_F_INT8; k++)
         f[k].v = 2 * base[k].v; /* twice as fast as the CPU in everything */
@@ -404,12 +405,12 @@ static void slow_unit_is_left(void **state)
 
 static void no_request_dies_with_a_unit(void **state)
 {
-    (void)state;
+    bool adds = *state != NULL;
     imp_graph *g = decoder(&QWEN2_15B);
     imp_cost c;
     imp_cost_build(g, IMP_F16, &c);
     for (uint32_t victim = 0; victim < N_UNIT; victim++) {
-        world *w = world_new(&c);
+        world *w = world_new(&c, adds);
         run(w, 4, 128, 30);
         imp_dev_sim_kill(w->e->unit[victim]->device, true);
         run(w, 4, 128, 40);
@@ -420,12 +421,20 @@ static void no_request_dies_with_a_unit(void **state)
     imp_graph_free(g);
 }
 
+#define ADDS(test)                                                                                           \
+    {                                                                                                        \
+#test ", times add up", test, NULL, NULL, ""                                                         \
+    }
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
         cmocka_unit_test(auto_is_near_the_best),
         cmocka_unit_test(slow_unit_is_left),
         cmocka_unit_test(no_request_dies_with_a_unit),
+        ADDS(auto_is_near_the_best),
+        ADDS(slow_unit_is_left),
+        ADDS(no_request_dies_with_a_unit),
     };
     imp_log_set_level((imp_log_level)-1);
     return cmocka_run_group_tests(t, NULL, NULL);
