@@ -1,6 +1,6 @@
 /* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
  *
- * usage: gpu_bench [layers=N] [depth=N] [batch=N] [shape:type ...]   shape 1b | 8b, type bf16 | q8_0 | q4_0 | q4_k; default: all
+ * usage: gpu_bench [device=D] [layers=N] [depth=N] [batch=N] [shape:type ...]   shape 1b | 8b | 70b, type bf16 | q8_0 | q4_0 | q4_k; default: all
  * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
  *        The read ceiling is measured in the same run. Speed does not depend on the values. */
 #include <stdio.h>
@@ -12,7 +12,9 @@ typedef struct shape {
     const char *name;
     uint32_t dim, n_layer, n_head, n_kv_head, n_ff, n_vocab;
 } shape;
-static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256}, {"8b", 4096, 32, 32, 8, 14336, 128256}};
+static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256},
+                               {"8b", 4096, 32, 32, 8, 14336, 128256},
+                               {"70b", 8192, 80, 64, 8, 28672, 128256}};
 static uint64_t read_bytes;                             /* of weights, a decode step */
 static uint32_t n_layer = 0, depth = 64, one_batch = 0; /* n_layer 0: the shape's own; one_batch 0: 1 to 64 */
 
@@ -148,9 +150,13 @@ static double read_ceiling(cuda_device *d)
 
 static void bench(imp_device *d, const char *spec, double ceiling)
 {
-    shape own = strncmp(spec, "1b:", 3) == 0 ? SHAPES[0] : SHAPES[1], *s = &own;
+    const char *colon = strchr(spec, ':');
+    shape own = SHAPES[1], *s = &own;
+    for (size_t i = 0; i < IMP_COUNT(SHAPES); i++)
+        if (colon != NULL && strncmp(spec, SHAPES[i].name, (size_t)(colon - spec)) == 0) own = SHAPES[i];
+    if (colon == NULL) colon = spec - 1;
     if (n_layer != 0) own.n_layer = n_layer;
-    imp_dtype t = imp_dtype_from_name(spec + 3);
+    imp_dtype t = imp_dtype_from_name(colon + 1);
     imp_graph *g = llama(s, t);
     imp_limits lim = {.max_tok = 4096,
                       .max_seq = 64,
@@ -206,6 +212,11 @@ int main(int argc, char **argv)
     if (imp_dev_open("cuda", 0, &d, &err) != IMP_OK) die("open", &err);
     double ceiling = read_ceiling((cuda_device *)d);
     printf("read ceiling %.0f GB/s\n", ceiling * 1e-9);
+    if (argc > 1 && strncmp(argv[1], "device=", 7) == 0) {
+        d->ops->close(d);
+        if (imp_dev_open(argv[1] + 7, 0, &d, &err) != IMP_OK) die("open", &err);
+        argv++, argc--;
+    }
     int n_bench = 0;
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "layers=", 7) == 0) {

@@ -1,16 +1,18 @@
-/* dev/dev.c - open a device by its name: a kind and a number, or several of them that share a model by layers.
+/* dev/dev.c - open a device by its name: a kind and a number, or several of them that share a model.
  *
  * Layout:  "cuda1" is the second GPU, "cpu" the same as "cpu0"; "cuda0+cpu0" fills the first and gives the rest to the
- *          second, "cuda0:20+cpu0" gives the first 20 layers to the one. */
+ *          second, "cuda0:20+cpu0" gives the first 20 layers to the one; "cuda0/cuda1" divides every layer between
+ *          the two, and such a pair may stand wherever one device may. */
 #include "dev/dev.h"
 #include "dev/coreml/coreml.h"
 #include "dev/cuda/open.h"
 #include "dev/split/split.h"
+#include "dev/tensor/tensor.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_NAME = 48 };
+enum { MAX_NAME = 64 };
 
 static imp_status open_one(const char *name, uint32_t n_thread, imp_device **out, imp_error *err)
 {
@@ -28,6 +30,31 @@ static imp_status open_one(const char *name, uint32_t n_thread, imp_device **out
     }
     return imp_fail(err, IMP_NOT_FOUND, "there is no device \"%.60s\"; the kinds are: cpu, ref, cuda, coreml",
                     name);
+}
+
+/* "cuda0/cuda1", or a single name. */
+static imp_status open_divided(const char *name, uint32_t n_thread, imp_device **out, imp_error *err)
+{
+    imp_device *member[IMP_SHARD_MAX];
+    uint32_t n_member = 0;
+    imp_status s = IMP_OK;
+    if (strchr(name, '/') == NULL) return open_one(name, n_thread, out, err);
+    for (bool more = true; more && s == IMP_OK;) {
+        char one[MAX_NAME];
+        size_t n = strcspn(name, "/");
+        if (n_member == IMP_SHARD_MAX) {
+            s = imp_fail(err, IMP_INVALID, "a model is divided between at most %d devices", IMP_SHARD_MAX);
+            break;
+        }
+        (void)snprintf(one, sizeof one, "%.*s", (int)IMP_MIN(n, sizeof one - 1), name);
+        s = open_one(one, n_thread, &member[n_member], err);
+        n_member += s == IMP_OK;
+        more = name[n] == '/';
+        name += n + more;
+    }
+    if (s == IMP_OK) return imp_dev_tensor_open(member, n_member, true, out, err);
+    for (uint32_t i = 0; i < n_member; i++) member[i]->ops->close(member[i]);
+    return s;
 }
 
 /* "cuda0:20": the device, and how many layers it takes (0: as many as fit). */
@@ -48,7 +75,7 @@ static imp_status open_part(const char *text, size_t n, uint32_t n_thread, imp_s
     if (n >= sizeof name) return imp_fail(err, IMP_INVALID, "\"%.60s\" names no device", text);
     memcpy(name, text, n);
     name[n] = '\0';
-    return open_one(name, n_thread, &p->device, err);
+    return open_divided(name, n_thread, &p->device, err);
 }
 
 static imp_status open_split(const char *spec, uint32_t n_thread, imp_device **out, imp_error *err)
@@ -76,5 +103,5 @@ imp_status imp_dev_open(const char *name, uint32_t n_thread, imp_device **out, i
 {
     *out = NULL;
     return strchr(name, '+') != NULL ? open_split(name, n_thread, out, err)
-                                     : open_one(name, n_thread, out, err);
+                                     : open_divided(name, n_thread, out, err);
 }

@@ -48,6 +48,7 @@ typedef struct imp_dev_memory {
     uint64_t mapped, kv, scratch, other;
 } imp_dev_memory;
 
+struct imp_group; /* group.h */
 typedef struct imp_device imp_device;
 typedef struct imp_exec imp_exec;
 
@@ -100,6 +101,12 @@ typedef struct imp_device_ops {
     uint32_t same_rows;
     /* Tokens of the longest sequence it takes; NULL: any. */
     uint32_t (*max_ctx)(const imp_device *d);
+    /* member[0..n-1] are executables of devices of this kind whose graphs are the members of one (imp_graph_shard); from now
+     * on their ALLREDUCE sum over all of them, and their runs come together, each by a thread of its own, between
+     * imp_group_start of one and the next. Called for every rank before any runs. A run that the group gave up answers
+     * CANCELLED. NULL: the device cannot share a graph. */
+    imp_status (*join)(imp_exec *const *member, uint32_t n, uint32_t rank, struct imp_group *g,
+                       imp_error *err);
 } imp_device_ops;
 
 struct imp_device {
@@ -116,7 +123,7 @@ uint64_t imp_dev_kv_block_bytes(const imp_graph *g, imp_dtype kv_dtype);
 /* n_thread 0: one a physical core. */
 IMP_MUST_USE imp_status imp_dev_cpu_open(uint32_t n_thread, imp_device **out, imp_error *err);
 IMP_MUST_USE imp_status imp_dev_ref_open(imp_device **out, imp_error *err);
-/* "cpu", "cuda1", or several with one model between them: "cuda0+cpu0" (see dev.c). NOT_FOUND lists the kinds there are. */
+/* "cpu", "cuda1", or several with one model between them: "cuda0+cpu0", "cuda0/cuda1" (see dev.c). NOT_FOUND lists the kinds there are. */
 IMP_MUST_USE imp_status imp_dev_open(const char *name, uint32_t n_thread, imp_device **out, imp_error *err);
 
 #endif

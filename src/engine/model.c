@@ -176,6 +176,7 @@ static imp_status place_model(imp_model *m, imp_error *err)
             there = there || one == IMP_OK;
             if (!there) s = one;
             if (one != IMP_OK && e->unit[i]->device->ops->mem_free != NULL) worth |= together;
+            if (one == IMP_OK && e->unit[i]->only_large) worth &= ~together; /* one of those is enough */
         }
     const imp_instance *home = &m->inst[m->home];
     const imp_device_ops *ops = e->unit[m->home]->device->ops;

@@ -8,16 +8,20 @@
 #include "dev/coreml/coreml.h"
 #include "dev/cuda/open.h"
 #include "dev/split/split.h"
+#include "dev/tensor/tensor.h"
 #include "engine/engine_int.h"
 #include "plan/calibrate.h"
 #include "plan/sim_unit.h"
 
 enum { MEASURE_MS = 2000 }; /* of each unit at start, when the machine has changed */
 
-enum { AUTO_GPUS = IMP_SPLIT_PARTS - 2 }; /* as many as units and parts leave room for */
+enum { AUTO_GPUS = IMP_SPLIT_PARTS - 3 }; /* as many as units and parts leave room for */
 
 static imp_unit_kind kind_of(const imp_device *d)
 {
+    uint32_t n;
+    imp_device *const *member = imp_dev_tensor_members(d, &n);
+    if (member != NULL) d = member[0];
     if (strcmp(d->ops->kind, "cuda") == 0 || strcmp(d->ops->kind, "mlx") == 0) return IMP_UNIT_GPU;
     return strcmp(d->ops->kind, "coreml") == 0 ? IMP_UNIT_NPU : IMP_UNIT_CPU;
 }
@@ -57,7 +61,13 @@ static void describe(imp_engine *e, imp_device *d, imp_machine *out)
     char print[128];
     imp_calibration c;
     imp_error ignored;
-    uint32_t n_part;
+    uint32_t n_part, n_member;
+    imp_device *const *member = imp_dev_tensor_members(d, &n_member);
+    if (member != NULL) {
+        describe(e, member[0], &known[0]);
+        imp_machine_divide(&known[0], n_member, d->name, out);
+        return;
+    }
     const imp_split_part *part = imp_dev_split_parts(d, &n_part);
     for (uint32_t i = 0; i < n_part; i++) describe(e, part[i].device, &known[i]);
     if (n_part > 0) {
@@ -126,6 +136,21 @@ static imp_status open_sim(imp_engine *e, const char *profile, imp_error *err)
     return IMP_OK;
 }
 
+/* All GPUs with every layer divided between them, for what none of them holds alone; in front of the unit that gives them
+ * whole layers, which is slower. The members stay theirs. */
+static imp_status add_divided(imp_engine *e, imp_error *err)
+{
+    imp_device *member[AUTO_GPUS], *d;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (strcmp(e->unit[i]->device->ops->kind, "cuda") == 0) member[n++] = e->unit[i]->device;
+    if (n < 2) return IMP_OK;
+    IMP_TRY(imp_dev_tensor_open(member, n, false, &d, err));
+    IMP_TRY(add_unit(e, d, NULL, err));
+    e->unit[e->n_unit - 1]->only_large = true;
+    return IMP_OK;
+}
+
 /* All devices with memory of their own and then the CPU, for what none of them holds alone. The parts stay theirs; this unit
  * comes in front of the CPU's, so that it is closed first and, when both would run, gets memory first. */
 static imp_status add_all_together(imp_engine *e, imp_device *cpu, imp_error *err)
@@ -133,7 +158,7 @@ static imp_status add_all_together(imp_engine *e, imp_device *cpu, imp_error *er
     imp_split_part part[IMP_SPLIT_PARTS];
     uint32_t n = 0;
     for (uint32_t i = 0; i < e->n_unit; i++)
-        if (e->unit[i]->device->ops->mem_free != NULL && n + 1 < IMP_SPLIT_PARTS)
+        if (e->unit[i]->device->ops->mem_free != NULL && !e->unit[i]->only_large && n + 1 < IMP_SPLIT_PARTS)
             part[n++] = (imp_split_part){.device = e->unit[i]->device};
     if (n == 0) return IMP_OK;
     part[n++] = (imp_split_part){.device = cpu};
@@ -153,6 +178,7 @@ static imp_status open_auto(imp_engine *e, imp_error *err)
         IMP_TRY(add_unit(e, d, NULL, err));
     }
     if (imp_dev_coreml_open(&d, &ignored) == IMP_OK) IMP_TRY(add_unit(e, d, NULL, err));
+    IMP_TRY(add_divided(e, err));
     IMP_TRY(imp_dev_open("cpu", e->config.n_thread, &d, err));
     imp_status s = add_all_together(e, d, err);
     if (s != IMP_OK) {

@@ -456,6 +456,15 @@ imp_val imp_g_moe(imp_graph *g, imp_val x, imp_val logits, imp_val gate, imp_val
     return g->n;
 }
 
+imp_val imp_g_allreduce(imp_graph *g, imp_val x, uint32_t n_member)
+{
+    if (g->err.status == IMP_OK && n_member < 2) return bad(g, IMP_OP_ALLREDUCE, "a sum over fewer than 2");
+    imp_node *n = unary(g, IMP_OP_ALLREDUCE, x);
+    if (n == NULL) return 0;
+    n->u.reduce.n = n_member;
+    return g->n;
+}
+
 /* ---- rows -------------------------------------------------------------------------------------- */
 
 imp_val imp_g_gather(imp_graph *g, imp_val x)

@@ -38,30 +38,29 @@ imp_val imp_graph_cut(const imp_graph *g, uint32_t n_layer)
     return best;
 }
 
-/* Value v of g in the piece: copied when it is a weight that is not there yet; 0: it cannot be. */
-static imp_val value_in(imp_graph *piece, const imp_graph *g, imp_val v, imp_val *at)
+imp_val imp_graph_value_in(imp_graph *to, const imp_graph *g, imp_val v, imp_val *at)
 {
     const imp_node *n = g->node[v - 1];
     if (at[v] == 0 && n->op == IMP_OP_WEIGHT) {
-        imp_node *w = imp_graph_append(piece, n->op, n->name);
+        imp_node *w = imp_graph_append(to, n->op, n->name);
         if (w == NULL) return 0;
         *w = *n;
-        at[v] = piece->n;
+        at[v] = to->n;
     }
-    if (at[v] == 0) imp_graph_fail(piece, IMP_INVALID, "the graph cannot be cut in front of \"%s\"", n->name);
+    if (at[v] == 0) imp_graph_fail(to, IMP_INVALID, "the graph cannot be cut in front of \"%s\"", n->name);
     return at[v];
 }
 
-static void copy_node(imp_graph *piece, const imp_graph *g, imp_val v, imp_val *at, int32_t kv_first)
+imp_node *imp_graph_copy_node(imp_graph *to, const imp_graph *g, imp_val v, imp_val *at)
 {
     imp_node copy = *g->node[v - 1];
-    for (uint32_t i = 0; i < copy.n_in && piece->err.status == IMP_OK; i++)
-        copy.in[i] = value_in(piece, g, copy.in[i], at);
-    imp_node *n = piece->err.status == IMP_OK ? imp_graph_append(piece, copy.op, copy.name) : NULL;
-    if (n == NULL) return;
-    if (is_kv_layer(&copy)) copy.u.attn.kv_layer -= kv_first;
+    for (uint32_t i = 0; i < copy.n_in && to->err.status == IMP_OK; i++)
+        copy.in[i] = imp_graph_value_in(to, g, copy.in[i], at);
+    imp_node *n = to->err.status == IMP_OK ? imp_graph_append(to, copy.op, copy.name) : NULL;
+    if (n == NULL) return NULL;
     *n = copy;
-    at[v] = piece->n;
+    at[v] = to->n;
+    return n;
 }
 
 imp_status imp_graph_piece(const imp_graph *g, imp_val from, imp_val to, imp_graph **out, imp_error *err)
@@ -78,7 +77,10 @@ imp_status imp_graph_piece(const imp_graph *g, imp_val from, imp_val to, imp_gra
     int32_t kv_first = 0;
     for (imp_val v = 1; v <= from; v++) kv_first += is_kv_layer(g->node[v - 1]);
     for (imp_val v = from + 1; v <= (to != 0 ? to : g->n); v++)
-        if (g->node[v - 1]->op != IMP_OP_WEIGHT) copy_node(piece, g, v, at, kv_first);
+        if (g->node[v - 1]->op != IMP_OP_WEIGHT) {
+            imp_node *n = imp_graph_copy_node(piece, g, v, at);
+            if (n != NULL && is_kv_layer(n)) n->u.attn.kv_layer -= kv_first;
+        }
     if (piece->err.status == IMP_OK)
         imp_g_output(piece, to != 0 ? imp_g_gather(piece, at[to]) : at[g->output]);
     imp_sys_free(at);

@@ -35,7 +35,8 @@ typedef enum imp_rows { IMP_ROWS_TOK, IMP_ROWS_OUT, IMP_ROWS_SEQ, IMP_ROWS_NONE 
     X(MOE, 5, 5)     /* x, router logits[r][n_expert], gate, up, down (n_expert parts each) */               \
     X(GATHER, 1, 1)  /* rows batch->out_row -> [out][width] */                                               \
     X(POOL, 1, 1)    /* per sequence -> [seq][width] */                                                      \
-    X(L2_NORM, 1, 1) /* x / max(|x|, eps) */
+    X(L2_NORM, 1, 1) /* x / max(|x|, eps) */                                                                 \
+    X(ALLREDUCE, 1, 1) /* the sum of x over the members of a divided graph, in their order; alone: x */
 
 typedef enum imp_op {
 #define IMP_X(name, lo, hi) IMP_OP_##name,
@@ -116,6 +117,9 @@ typedef struct imp_node {
         struct {
             imp_pool_kind kind;
         } pool;
+        struct {
+            uint32_t n;
+        } reduce; /* members */
     } u;
 } imp_node;
 
@@ -155,6 +159,7 @@ imp_val imp_g_moe(imp_graph *g, imp_val x, imp_val logits, imp_val gate, imp_val
 imp_val imp_g_gather(imp_graph *g, imp_val x);
 imp_val imp_g_pool(imp_graph *g, imp_val x, imp_pool_kind kind);
 imp_val imp_g_l2_norm(imp_graph *g, imp_val x);
+imp_val imp_g_allreduce(imp_graph *g, imp_val x, uint32_t n_member);
 /* The graph's result: exactly one (logits [out][vocab], or vectors [seq][dim]). */
 void imp_g_output(imp_graph *g, imp_val x);
 
@@ -176,6 +181,30 @@ imp_val imp_graph_cut(const imp_graph *g, uint32_t n_layer);
  * names them). It borrows names, weights and tables from g, which must outlive it. */
 IMP_MUST_USE imp_status imp_graph_piece(const imp_graph *g, imp_val from, imp_val to, imp_graph **out,
                                         imp_error *err);
+/* ---- divided, for equal devices that compute every layer together (shard.c) ---- */
+enum { IMP_SHARD_MAX = 8 };
+typedef struct imp_shard_heads {
+    uint32_t from, to; /* KV heads a member has of a layer */
+} imp_shard_heads;
+typedef struct imp_shard {
+    imp_graph *graph;       /* one member's; owned */
+    uint64_t out_from;      /* column of the whole's result at which the member's begin */
+    imp_shard_heads *heads; /* [kv layers]; owned */
+    void **slice;           /* [n_slice] copied columns of weights; owned */
+    uint32_t n_slice, cap_slice;
+    uint64_t slice_bytes;
+    uint32_t n_cut,
+        n_whole; /* attentions and feed-forwards that are divided, that every member computes whole */
+} imp_shard;
+/* Member `rank` of n, 2..IMP_SHARD_MAX, of a graph: attention by heads, feed-forwards and experts by their width, the output
+ * by its columns, sums by ALLREDUCE; what does not divide stays whole in every member. Rows of weights are views of g's,
+ * columns are copied (copy false: views that must not be read, to plan with). It borrows names, weights and tables from g,
+ * which must outlive it. UNSUPPORTED: nothing of g divides. */
+IMP_MUST_USE imp_status imp_graph_shard(const imp_graph *g, uint32_t n, uint32_t rank, bool copy,
+                                        imp_shard *out, imp_error *err);
+/* Frees the copied columns; the graph's weights must not be read any more. */
+void imp_shard_drop_slices(imp_shard *s);
+void imp_shard_deinit(imp_shard *s);
 const char *imp_op_name(imp_op op);
 /* A text listing, one node a line: "%12 = linear %11 blk.0.attn_q.weight:q4_k[2048x2048] -> [tok x 2048]". */
 void imp_graph_print(const imp_graph *g, imp_buf *out);

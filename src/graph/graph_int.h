@@ -19,6 +19,10 @@ struct imp_graph {
 const char *imp_graph_shape(const imp_node *n, char *buf, size_t cap);
 /* A new node, all else zero; NULL, and the error noted, when out of memory. */
 imp_node *imp_graph_append(imp_graph *g, imp_op op, const char *name);
+/* Value v of g in a graph made from it: at[v], or the weight, copied when it is not there yet; 0, and the error noted: none. */
+imp_val imp_graph_value_in(imp_graph *to, const imp_graph *g, imp_val v, imp_val *at);
+/* Node v of g at the end of another graph, its inputs by at[]; NULL, and the error noted: it cannot be. */
+imp_node *imp_graph_copy_node(imp_graph *to, const imp_graph *g, imp_val v, imp_val *at);
 /* Remember the first error. */
 void imp_graph_fail(imp_graph *g, imp_status status, const char *fmt, ...) IMP_PRINTF(3, 4);
 

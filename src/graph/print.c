@@ -5,13 +5,16 @@
 #include <stdio.h>
 
 static const char *const OP_NAME[IMP_N_OP] = {
-    [IMP_OP_WEIGHT] = "weight",   [IMP_OP_INPUT] = "input",       [IMP_OP_EMBED] = "embed",
-    [IMP_OP_LINEAR] = "linear",   [IMP_OP_RMS_NORM] = "rms_norm", [IMP_OP_LAYER_NORM] = "layer_norm",
-    [IMP_OP_ADD] = "add",         [IMP_OP_MUL] = "mul",           [IMP_OP_SCALE] = "scale",
-    [IMP_OP_SOFTCAP] = "softcap", [IMP_OP_ACT] = "act",           [IMP_OP_GLU] = "glu",
-    [IMP_OP_SLICE] = "slice",     [IMP_OP_ROPE] = "rope",         [IMP_OP_ATTN] = "attn",
-    [IMP_OP_MOE] = "moe",         [IMP_OP_GATHER] = "gather",     [IMP_OP_POOL] = "pool",
-    [IMP_OP_L2_NORM] = "l2_norm",
+    [IMP_OP_WEIGHT] = "weight",     [IMP_OP_INPUT] = "input",
+    [IMP_OP_EMBED] = "embed",       [IMP_OP_LINEAR] = "linear",
+    [IMP_OP_RMS_NORM] = "rms_norm", [IMP_OP_LAYER_NORM] = "layer_norm",
+    [IMP_OP_ADD] = "add",           [IMP_OP_MUL] = "mul",
+    [IMP_OP_SCALE] = "scale",       [IMP_OP_SOFTCAP] = "softcap",
+    [IMP_OP_ACT] = "act",           [IMP_OP_GLU] = "glu",
+    [IMP_OP_SLICE] = "slice",       [IMP_OP_ROPE] = "rope",
+    [IMP_OP_ATTN] = "attn",         [IMP_OP_MOE] = "moe",
+    [IMP_OP_GATHER] = "gather",     [IMP_OP_POOL] = "pool",
+    [IMP_OP_L2_NORM] = "l2_norm",   [IMP_OP_ALLREDUCE] = "allreduce",
 };
 static const char *const ACT_NAME[] = {"silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid"};
 static const char *const BY_NAME[] = {"token", "position", "type"};
@@ -75,6 +78,7 @@ static void print_attr(const imp_node *n, imp_buf *out)
         imp_buf_fmt(out, " %u of %u %s%s", n->u.moe.n_used, n->u.moe.n_expert, ACT_NAME[n->u.moe.act],
                     n->u.moe.norm_topk ? " normalised" : "");
         break;
+    case IMP_OP_ALLREDUCE: imp_buf_fmt(out, " of %u", n->u.reduce.n); break;
     case IMP_OP_POOL: imp_buf_fmt(out, " %s", POOL_NAME[n->u.pool.kind]); break;
     default: break;
     }

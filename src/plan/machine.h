@@ -87,6 +87,8 @@ const imp_profile *imp_profile_at(size_t i);
 size_t imp_profile_machines(const char *name, imp_machine *out, size_t cap);
 /* A machine about which nothing is known but its kind. */
 void imp_machine_default(imp_unit_kind kind, const char *name, imp_machine *out);
+/* n equal units that compute every layer together: their rates added up, less what sums between them cost. Marked assumed. */
+void imp_machine_divide(const imp_machine *member, uint32_t n, const char *name, imp_machine *out);
 /* Several units with equal shares of a model's layers between them, one after the other. A first guess, marked assumed. */
 void imp_machine_join(const imp_machine *part, uint32_t n_part, const char *name, imp_machine *out);
 

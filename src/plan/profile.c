@@ -93,6 +93,19 @@ void imp_machine_default(imp_unit_kind kind, const char *name, imp_machine *out)
     (void)snprintf(out->name, sizeof out->name, "%s", name);
 }
 
+void imp_machine_divide(const imp_machine *member, uint32_t n, const char *name, imp_machine *out)
+{
+    static const imp_field rate[] = {IMP_F_BW, IMP_F_F32, IMP_F_F16, IMP_F_INT8};
+    *out = *member;
+    (void)snprintf(out->name, sizeof out->name, "%s", name);
+    for (size_t k = 0; k < IMP_COUNT(rate); k++) {
+        imp_value *v = &out->f[rate[k]];
+        *v = (imp_value){0.9 * n * v->v, v->lo, n * v->hi,
+                         v->mark != IMP_MARK_NONE ? IMP_MARK_ASSUMED : IMP_MARK_NONE,
+                         "every layer divided between equal units"};
+    }
+}
+
 /* Times add up: a rate is the harmonic mean of the parts' rates. What a step and its ops cost before they compute, the parts
  * pay in turn; shares and limits are those of the slowest reader, which most of the time goes to. */
 void imp_machine_join(const imp_machine *part, uint32_t n_part, const char *name, imp_machine *out)

@@ -2,7 +2,10 @@
  *
  * Bound:  as golden.c for f32 weights; 2e-2 of the largest value where the file's weights have 16 bits or fewer (large
  *         steps multiply in bf16). stories260K: the CPU's tokens, greedily, 200 of them. */
-#define GOLDEN_DEVICES            "cuda"
+#ifndef CUDA_DEVICE /* another number of GPUs: cuda_pair.c */
+#define CUDA_DEVICE    "cuda"
+#define GOLDEN_DEVICES "cuda"
+#endif
 #define GOLDEN_BOUND(path, exact) cuda_bound(path, exact)
 #define main                      golden_main
 static float cuda_bound(const char *path, int exact);
@@ -42,7 +45,7 @@ static void test_stories(void **state)
     (void)state;
     int32_t cpu[200], gpu[200];
     tokens_of("cpu", cpu, 200);
-    tokens_of("cuda", gpu, 200);
+    tokens_of(CUDA_DEVICE, gpu, 200);
     assert_memory_equal(cpu, gpu, sizeof cpu);
 }
 
@@ -50,8 +53,8 @@ int main(void)
 {
     imp_device *d;
     imp_error err = {0};
-    if (imp_dev_open("cuda", 0, &d, &err) != IMP_OK) {
-        printf("1..1\nok 1 - cuda # SKIP %s\n", err.text);
+    if (imp_dev_open(CUDA_DEVICE, 0, &d, &err) != IMP_OK) {
+        printf("1..1\nok 1 - " CUDA_DEVICE " # SKIP %s\n", err.text);
         return 0;
     }
     d->ops->close(d);

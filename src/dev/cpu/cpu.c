@@ -6,6 +6,7 @@
  * Threads: run and compile of one device may be called from several threads; a lock gives them the pool in turn. */
 #include "dev/cpu/cpu.h"
 #include "dev/check.h"
+#include "dev/group.h"
 
 #include <stdio.h>
 
@@ -141,6 +142,7 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
         imp_phases_run(x->phases, d->pool, s.n_share, run_share, &s);
         imp_mutex_unlock(d->lock);
     }
+    if (x->group != NULL) IMP_TRY(imp_group_state(x->group, err));
     *out = imp_cpu_row(x->out, 0);
     return IMP_OK;
 }
@@ -208,6 +210,15 @@ static void cpu_close(imp_device *base)
     imp_sys_free(d);
 }
 
+static imp_status cpu_join(imp_exec *const *member, uint32_t n, uint32_t rank, imp_group *g, imp_error *err)
+{
+    (void)n;
+    cpu_exec *x = (cpu_exec *)member[rank];
+    x->group = g;
+    x->rank = rank;
+    return imp_group_reserve(g, x->graph, &x->lim, err);
+}
+
 static const imp_device_ops CPU_OPS = {
     .kind = "cpu",
     .refuses = cpu_refuses,
@@ -220,6 +231,7 @@ static const imp_device_ops CPU_OPS = {
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
     .value = cpu_value,
+    .join = cpu_join,
     .same_rows = UINT32_MAX,
 };
 

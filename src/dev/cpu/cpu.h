@@ -117,6 +117,8 @@ struct cpu_exec {
     imp_exec base;
     const imp_graph *graph; /* borrowed */
     imp_limits lim;
+    struct imp_group *group; /* borrowed; of a divided graph; NULL: alone */
+    uint32_t rank;
     imp_arena *arena; /* ops, tables */
     cpu_op *op;       /* [n_op] */
     uint32_t n_op;
@@ -194,6 +196,7 @@ IMP_CPU_RUN(act);
 IMP_CPU_RUN(glu);
 IMP_CPU_RUN(copy);
 IMP_CPU_RUN(gather);
+IMP_CPU_RUN(allreduce);
 IMP_CPU_RUN(pool);
 IMP_CPU_RUN(rope_table);
 IMP_CPU_RUN(rope);

@@ -415,7 +415,7 @@ static bool is_read_as_q8(const lower *l, imp_val v)
     return false;
 }
 
-/* Keys or values without a cache: the kernel walks both with one stride, so a view into wider rows (values of a fused
+/* Value v as whole rows of its own. Keys and values without a cache: the kernel walks both with one stride, so a view into wider rows (values of a fused
  * projection beside rotated keys) becomes a matrix of its own. */
 static cpu_view own_rows(lower *l, imp_val v)
 {
@@ -428,6 +428,18 @@ static cpu_view own_rows(lower *l, imp_val v)
     schedule(l, op);
     set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
     return op->out;
+}
+
+static void emit_allreduce(lower *l, imp_val v)
+{
+    const imp_node *n = node(l, v);
+    cpu_view x = own_rows(l, n->in[0]);
+    cpu_op *op = new_op(l, n, CPU_OWN);
+    op->run = imp_cpu_run_allreduce;
+    add_in(op, x);
+    schedule(l, op);
+    set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
+    l->view[v] = op->out;
 }
 
 static void emit_attn(lower *l, imp_val v)
@@ -612,6 +624,7 @@ static void emit_node(lower *l, imp_val v)
     case IMP_OP_ROPE: emit_rope(l, v); break;
     case IMP_OP_ATTN: emit_attn(l, v); break;
     case IMP_OP_MOE: emit_moe(l, v); break;
+    case IMP_OP_ALLREDUCE: emit_allreduce(l, v); break;
     case IMP_N_OP: return;
     }
     if (l->status != IMP_OK) return;

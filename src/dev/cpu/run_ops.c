@@ -4,6 +4,7 @@
  * Threads: all threads at once, on disjoint shares. */
 #include "dev/check.h"
 #include "dev/cpu/cpu.h"
+#include "dev/group.h"
 
 #include <math.h>
 
@@ -116,6 +117,20 @@ IMP_CPU_RUN(gather)
     (void)ith;
     EACH_ROW(r)
     memcpy(imp_cpu_row(op->out, r), imp_cpu_row(op->in[0], s->b->out_row[r]), op->n * sizeof(float));
+}
+
+/* One share: what takes time is waiting for the other members. */
+IMP_CPU_RUN(allreduce)
+{
+    (void)ith;
+    if (part.share != 0) return;
+    uint64_t n = (uint64_t)s->n_row[op->rows] * op->n;
+    float *y = imp_cpu_row(op->out, 0);
+    const float *x = imp_cpu_row(op->in[0], 0);
+    if (s->x->group != NULL)
+        (void)imp_group_sum(s->x->group, s->x->rank, x, y, n);
+    else
+        memcpy(y, x, n * sizeof *x);
 }
 
 IMP_CPU_RUN(pool)

@@ -220,6 +220,30 @@ typedef struct cu_route {
     uint32_t ldl, ldy, m, n_expert, n_used, norm_topk, width;
 } cu_route;
 
+/* y = the sum of all members' x (+ res), elements first .. first+total-1 of [rows][width] (reduce.cu). */
+enum {
+    CU_MEMBERS = 8,
+    CU_REDUCE_SMALL = 65536,   /* elements up to which a sum goes in f32, each line its own signal */
+    CU_REDUCE_PIECE = 4 << 20, /* elements a launch of the other kind */
+    CU_REDUCE_BLOCKS = 128,    /* of it */
+    CU_REDUCE_COUNT =
+        CU_REDUCE_SMALL / 1024 + CU_REDUCE_BLOCKS /* counts of calls: a block's of either kind */
+};
+typedef struct cu_reduce {
+    CU_PTR(const float) x;
+    CU_PTR(const float) res;
+    CU_PTR(float) y;
+    CU_PTR(uint32_t) count;         /* calls of each block of this kind */
+    CU_PTR(volatile uint32_t) stop; /* the host's: 1, given up; 2, by the kernel: a member did not come */
+    CU_PTR(uint8_t) board[CU_MEMBERS];
+    uint32_t first, total, width, ldx, ldr, ldy, n, rank;
+    uint32_t wide; /* all rows and places are multiples of 8 elements */
+} cu_reduce;
+CU_FN uint64_t cu_board_bytes(uint32_t n)
+{
+    return (uint64_t)n * (2ull * CU_REDUCE_SMALL * 8 + 2ull * CU_REDUCE_PIECE * 2 + CU_REDUCE_BLOCKS * 4);
+}
+
 /* Raw rows of a file's type to a packed matrix; rows r0..r0+n-1 of the matrix. */
 typedef struct cu_pack {
     CU_PTR(const uint8_t) raw;

@@ -87,6 +87,7 @@ static void free_exec(cuda_device *d, cuda_exec *x)
     if (x->meta != NULL) (void)cu->host_free(x->meta);
     if (x->result != NULL) (void)cu->host_free(x->result);
     if (x->input != NULL) (void)cu->host_free(x->input);
+    if (x->stop != NULL) (void)cu->host_free(x->stop);
     imp_arena_free(x->arena);
     imp_sys_free(x);
 }
@@ -141,6 +142,7 @@ static cu_result allocate(cuda_device *d, cuda_exec *x)
     if (r == CU_OK) r = cu->host_alloc((void **)&x->meta, x->meta_bytes, 0);
     if (r == CU_OK) r = cu->host_alloc((void **)&x->result, IMP_MAX(x->out_bytes, 16), 0);
     if (r == CU_OK && x->input_bytes > 0) r = cu->host_alloc((void **)&x->input, x->input_bytes, 0);
+    if (r == CU_OK && x->n_member > 0) r = cu->host_alloc((void **)&x->stop, 16, 1 /* every context's */);
     if (r == CU_OK) r = cu->event_new(&x->begin, 0);
     if (r == CU_OK) r = cu->event_new(&x->end, 0);
     /* Blocks that are not full are read as whole tiles: what was never written must be a number. */
@@ -302,6 +304,7 @@ static const imp_device_ops CUDA_OPS = {
     .kv_import = cuda_kv_import,
     .last_ns = cuda_last_ns,
     .mem_free = cuda_mem_free,
+    .join = imp_cuda_join,
 };
 
 static cu_result find_gemv(cuda_device *d)

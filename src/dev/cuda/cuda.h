@@ -45,6 +45,8 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(flash_128, 5, "flash_128")                                                                             \
     X(attn_step_64, 6, "attn_step_64")                                                                       \
     X(attn_step_128, 6, "attn_step_128")                                                                     \
+    X(reduce_small, 8, "reduce_small")                                                                       \
+    X(reduce_large, 8, "reduce_large")                                                                       \
     X(pack, 4, "pack")                                                                                       \
     X(unpack, 4, "unpack")
 
@@ -115,7 +117,8 @@ typedef enum cuda_kind {
     CUDA_ATTN,
     CUDA_MOE,
     CUDA_GATHER,
-    CUDA_POOL
+    CUDA_POOL,
+    CUDA_REDUCE
 } cuda_kind;
 
 typedef struct cuda_op {
@@ -172,6 +175,13 @@ typedef struct cuda_exec {
     uint64_t last_ns;
     cuda_captured captured[CUDA_N_GRAPH];
     uint64_t clock;
+    /* A member of a divided graph: n_member 0, none. */
+    uint32_t n_member, rank, epoch;
+    uint64_t board_at, board_bytes, calls_at,
+        calls_bytes;         /* scratch: what the members write, counts of calls */
+    struct imp_group *group; /* borrowed */
+    cu_mem board[CU_MEMBERS];
+    uint32_t *stop; /* host, pinned: not 0, no kernel waits for a member any more */
 } cuda_exec;
 
 /* Ops, matrices and all sizes; no device memory. Serves plan and compile. */
@@ -184,6 +194,15 @@ uint32_t imp_cuda_add_mat(cuda_exec *x, uint32_t type, uint64_t n, uint64_t k, u
 IMP_MUST_USE imp_status imp_cuda_fill_weights(cuda_device *d, cuda_exec *x, imp_error *err);
 IMP_MUST_USE imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_error *err);
 
+/* ops.join, and what a member does around its steps (join.c). */
+IMP_MUST_USE imp_status imp_cuda_join(imp_exec *const *member, uint32_t n, uint32_t rank, struct imp_group *g,
+                                      imp_error *err);
+/* Before a step's first launch: all have come. CANCELLED: the step is given up. */
+IMP_MUST_USE imp_status imp_cuda_member_begin(cuda_device *d, cuda_exec *x, imp_error *err);
+/* Behind a launch that waits for the other members: nobody prepares kernels before all have launched theirs, because loading
+ * one may wait for the GPU. false: the step is given up. */
+bool imp_cuda_member_sent(cuda_exec *x);
+IMP_MUST_USE imp_status imp_cuda_member_end(cuda_device *d, cuda_exec *x, imp_error *err);
 /* Turn a driver's error into ours; the device is lost unless it was about memory. */
 imp_status imp_cuda_fail(cuda_device *d, cu_result r, const char *doing, imp_error *err);
 /* Launch with the arguments struct `args`. */

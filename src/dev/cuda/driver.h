@@ -19,7 +19,7 @@ typedef struct cu_event_s *cu_event;
 typedef struct cu_graph_s *cu_graph;
 typedef struct cu_gexec_s *cu_gexec;
 
-enum { CU_OK = 0, CU_OUT_OF_MEMORY = 2 };
+enum { CU_OK = 0, CU_OUT_OF_MEMORY = 2, CU_PEER_ENABLED_ALREADY = 704 };
 enum {
     CU_ATTR_SMS = 16,
     CU_ATTR_MAJOR = 75,
@@ -56,6 +56,8 @@ typedef struct cu_launch_config {
     X(ctx_retain, cuDevicePrimaryCtxRetain, (cu_ctx *, cu_devid))                                            \
     X(ctx_release, cuDevicePrimaryCtxRelease_v2, (cu_devid))                                                 \
     X(ctx_set, cuCtxSetCurrent, (cu_ctx))                                                                    \
+    X(peer_can, cuDeviceCanAccessPeer, (int *, cu_devid, cu_devid))                                          \
+    X(peer_enable, cuCtxEnablePeerAccess, (cu_ctx, unsigned))                                                \
     X(mem_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                       \
     X(alloc, cuMemAlloc_v2, (cu_mem *, size_t))                                                              \
     X(release, cuMemFree_v2, (cu_mem))                                                                       \
@@ -110,7 +112,7 @@ bool imp_cuda_lt_matmul(cu_lt *lt, cu_stream s, cu_mem workspace, bool f16, bool
 /* ---- kernels built into the program ------------------------------------------------------------------- */
 
 /* Fatbin number i of IMP_CUDA_N_MODULE; NULL: built without nvcc. */
-enum { IMP_CUDA_N_MODULE = 8 };
+enum { IMP_CUDA_N_MODULE = 9 };
 const void *imp_cuda_kernels(int i);
 
 #endif

@@ -14,12 +14,13 @@ FATBIN(4, "pack")
 FATBIN(5, "flash")
 FATBIN(6, "attn_step")
 FATBIN(7, "mid")
+FATBIN(8, "reduce")
 
 const void *imp_cuda_kernels(int i)
 {
     const void *const all[IMP_CUDA_N_MODULE] = {imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2,
                                                 imp_cuda_fatbin_3, imp_cuda_fatbin_4, imp_cuda_fatbin_5,
-                                                imp_cuda_fatbin_6, imp_cuda_fatbin_7};
+                                                imp_cuda_fatbin_6, imp_cuda_fatbin_7, imp_cuda_fatbin_8};
     return all[i];
 }
 #else

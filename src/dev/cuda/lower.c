@@ -162,7 +162,8 @@ static void find_folds(lower *l)
         } else if (n->op == IMP_OP_ADD) {
             for (int i = 1; i >= 0; i--) {
                 imp_val a = n->in[i], other = n->in[1 - i];
-                if (is(l, a, IMP_OP_LINEAR) && l->n_use[a] == 1 && other < a && l->fold[a] == 0) {
+                if ((is(l, a, IMP_OP_LINEAR) || is(l, a, IMP_OP_ALLREDUCE)) && l->n_use[a] == 1 &&
+                    other < a && l->fold[a] == 0) {
                     l->fold[a] = v;
                     break;
                 }
@@ -419,6 +420,32 @@ static void emit_input(lower *l, imp_val v)
     l->x->n_op++;
 }
 
+static void emit_reduce(lower *l, imp_val v)
+{
+    const imp_node *n = node(l, v);
+    cuda_op *op = new_op(l, CUDA_REDUCE, v);
+    imp_val fold = l->fold[v];
+    uint64_t elem = imp_dev_max_rows(&l->x->lim, n->rows) * n->width;
+    if (elem > UINT32_MAX - CU_REDUCE_PIECE || n->u.reduce.n > CU_MEMBERS) {
+        l->status =
+            imp_fail(l->err, IMP_TOO_LARGE, "the sums of a divided graph are too large; lower max_tok");
+        return;
+    }
+    l->x->n_member = n->u.reduce.n;
+    op->a = use(l, n->in[0]);
+    if (fold != 0) {
+        op->has_res = true;
+        op->b = use(l, node(l, fold)->in[0] == v ? node(l, fold)->in[1] : node(l, fold)->in[0]);
+    }
+    make(l, op, v);
+    if (fold != 0) {
+        l->loc[fold] = op->out;
+        l->done[fold] = true;
+        op->out_val = fold;
+    }
+    l->x->n_op++;
+}
+
 static void emit(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
@@ -443,6 +470,7 @@ static void emit(lower *l, imp_val v)
     case IMP_OP_ROPE: emit_rope(l, v); break;
     case IMP_OP_ATTN: emit_attn(l, v); break;
     case IMP_OP_MOE: emit_moe(l, v); break;
+    case IMP_OP_ALLREDUCE: emit_reduce(l, v); break;
     case IMP_OP_GATHER: emit_simple(l, v, CUDA_GATHER); break;
     case IMP_OP_POOL: emit_simple(l, v, CUDA_POOL); break;
     default: break;
@@ -504,6 +532,10 @@ static void size_scratch(lower *l)
     x->count_bytes = x->attn_rows * groups * 4;
     uint64_t table = (uint64_t)x->lim.max_seq * (imp_cuda_up(x->lim.max_ctx, CU_SPLIT_FAR) / CU_KV_BLOCK + 8);
     x->meta_bytes = (7ull * x->lim.max_tok + x->lim.max_out + 6ull * x->lim.max_seq + 2 * table + 64) * 4;
+    if (x->n_member > 0) {
+        x->board_bytes = cu_board_bytes(x->n_member);
+        x->calls_bytes = CU_REDUCE_COUNT * 4;
+    }
     uint64_t at = imp_cuda_up(x->values_bytes, 256);
     struct {
         uint64_t *at, bytes;
@@ -517,6 +549,8 @@ static void size_scratch(lower *l)
                 {&x->x32_at, x->x32_bytes},
                 {&x->mid_part_at, x->mid_part_bytes},
                 {&x->mid_count_at, x->mid_count_bytes},
+                {&x->board_at, x->board_bytes},
+                {&x->calls_at, x->calls_bytes},
                 {&x->lt_at, x->h_bytes > 0 ? IMP_CUDA_LT_WORKSPACE : 0}};
     for (size_t i = 0; i < IMP_COUNT(part); i++) {
         *part[i].at = at;

@@ -19,7 +19,8 @@ typedef struct step {
     cu_result r;
     imp_val h_val; /* the value that h[h_cur] holds */
     uint32_t h_kind, h_cur, h_ld;
-    bool padded; /* the next product's x has zeros up to a multiple of 4 */
+    bool capturing, given_up; /* a member of a divided graph: the others are not coming */
+    bool padded;              /* the next product's x has zeros up to a multiple of 4 */
 } step;
 
 static cu_mem at(const step *s, cuda_loc l)
@@ -618,6 +619,35 @@ static void pool(step *s, const cuda_op *op)
     launch(s, s->d->fn.pool, (op->width + 127) / 128, a.n_seq, 1, 128, 0, &a);
 }
 
+/* Small sums at once; large ones in pieces. */
+static void reduce(step *s, const cuda_op *op)
+{
+    cuda_exec *x = s->x;
+    uint32_t m = s->n_row[op->rows], total = m * op->width;
+    cu_reduce a = {.x = at(s, op->a),
+                   .y = at(s, op->out),
+                   .count = x->scratch + x->calls_at,
+                   .stop = (uint64_t)(uintptr_t)x->stop,
+                   .width = op->width,
+                   .ldx = op->a.ld,
+                   .ldy = op->out.ld,
+                   .n = x->n_member,
+                   .rank = x->rank};
+    if (op->has_res) a.res = at(s, op->b), a.ldr = op->b.ld;
+    a.wide = op->width % 8 == 0 && (a.ldx | a.ldy | a.ldr) % 4 == 0 && (a.x | a.y | a.res) % 16 == 0;
+    memcpy(a.board, x->board, sizeof x->board);
+    if (total <= CU_REDUCE_SMALL) {
+        a.total = total;
+        launch(s, s->d->fn.reduce_small, IMP_MAX((total + 1023) / 1024, s->d->n_sm), 1, 1, 256, 0, &a);
+    }
+    for (a.count += CU_REDUCE_SMALL / 1024 * 4; total > CU_REDUCE_SMALL && a.first < total;
+         a.first += CU_REDUCE_PIECE) {
+        a.total = IMP_MIN((uint32_t)CU_REDUCE_PIECE, total - a.first);
+        launch(s, s->d->fn.reduce_large, CU_REDUCE_BLOCKS, 1, 1, 512, 0, &a);
+    }
+    if (!s->capturing && s->r == CU_OK) s->given_up = !imp_cuda_member_sent(x);
+}
+
 /* Everything from the batch's way in to the result's way out, onto the stream. */
 static void enqueue(step *s)
 {
@@ -626,7 +656,7 @@ static void enqueue(step *s)
     if (s->r == CU_OK) s->r = cu->to_device(x->scratch + x->meta_at, x->meta, s->n_meta * 4, s->d->stream);
     s->h_val = 0;
     s->d->after_copy = true;
-    for (uint32_t i = 0; i < x->n_op && s->r == CU_OK; i++) {
+    for (uint32_t i = 0; i < x->n_op && s->r == CU_OK && !s->given_up; i++) {
         const cuda_op *op = &x->op[i];
         if (s->n_row[op->rows] == 0) continue;
         switch (op->kind) {
@@ -637,6 +667,7 @@ static void enqueue(step *s)
         case CUDA_ATTN: attn(s, op); break;
         case CUDA_MOE: moe(s, op); break;
         case CUDA_POOL: pool(s, op); break;
+        case CUDA_REDUCE: reduce(s, op); break;
         default: row_op(s, op);
         }
     }
@@ -671,7 +702,9 @@ static void capture(step *s, cuda_captured *c)
     const cu_driver *cu = s->d->cu;
     cu_graph g = NULL;
     if (cu->capture_begin(s->d->stream, 1) != CU_OK) return;
+    s->capturing = true;
     enqueue(s);
+    s->capturing = false;
     cu_result r = cu->capture_end(s->d->stream, &g);
     if (s->r == CU_OK && r == CU_OK && cu->graph_make(&c->exec, g, 0) != CU_OK) c->exec = NULL;
     if (g != NULL) (void)cu->graph_free(g);
@@ -707,6 +740,11 @@ imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_e
     fill_meta(&s);
     cuda_captured *c = decode ? captured(&s) : NULL;
     if (c != NULL && c->exec == NULL) capture(&s, c);
+    if (x->n_member > 0) {
+        if (c != NULL && c->exec == NULL) /* the others wait for kernels, not for a host in between */
+            return imp_fail(err, IMP_DEVICE, "%s could not capture a step", d->base.name);
+        IMP_TRY(imp_cuda_member_begin(d, x, err));
+    }
     s.r = cu->event_record(x->begin, d->stream);
     if (c != NULL && c->exec != NULL) {
         if (s.r == CU_OK) s.r = cu->graph_launch(c->exec, d->stream);
@@ -717,6 +755,7 @@ imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_e
     cu_result done = cu->stream_sync(d->stream);
     if (s.r == CU_OK) s.r = done;
     if (s.r != CU_OK) return imp_cuda_fail(d, s.r, "a step", err);
+    if (x->n_member > 0) IMP_TRY(imp_cuda_member_end(d, x, err));
     float ms = 0;
     x->last_ns = cu->event_ms(&ms, x->begin, x->end) == CU_OK ? (uint64_t)((double)ms * 1e6) : 0;
     return IMP_OK;

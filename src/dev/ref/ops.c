@@ -5,6 +5,7 @@
  * Source:  the formulas in graph.h. */
 #include "dev/ref/ref.h"
 #include "dev/check.h"
+#include "dev/group.h"
 
 #include <math.h>
 
@@ -336,6 +337,16 @@ static void pool(const ref_step *s, imp_val v, const imp_node *n)
     }
 }
 
+static void allreduce(const ref_step *s, imp_val v, const imp_node *n)
+{
+    uint64_t total = imp_ref_n_row(s, n->rows) * n->width;
+    const float *x = row_of(s, n->in[0], 0);
+    if (s->x->group != NULL)
+        (void)imp_group_sum(s->x->group, s->x->rank, x, row_of(s, v, 0), total);
+    else
+        memcpy(row_of(s, v, 0), x, total * sizeof(float));
+}
+
 void imp_ref_node(const ref_step *s, imp_val v)
 {
     static void (*const run[IMP_N_OP])(const ref_step *, imp_val, const imp_node *) = {
@@ -357,6 +368,7 @@ void imp_ref_node(const ref_step *s, imp_val v)
         [IMP_OP_GATHER] = gather,
         [IMP_OP_POOL] = pool,
         [IMP_OP_L2_NORM] = l2_norm,
+        [IMP_OP_ALLREDUCE] = allreduce,
     };
     const imp_node *n = node(s, v);
     if (run[n->op] != NULL) run[n->op](s, v, n);

@@ -7,6 +7,7 @@
  * Threads: the caller's only. */
 #include "dev/ref/ref.h"
 #include "dev/check.h"
+#include "dev/group.h"
 
 /* Everything that compile allocates, in elements; plan prints it, compile takes it. */
 typedef struct ref_sizes {
@@ -154,6 +155,7 @@ static imp_status ref_run(imp_exec *base, const imp_batch *b, const float **out,
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
     ref_step s = {.x = x, .b = b};
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) imp_ref_node(&s, v);
+    if (x->group != NULL) IMP_TRY(imp_group_state(x->group, err));
     *out = x->value[imp_graph_output(x->graph)];
     return IMP_OK;
 }
@@ -226,6 +228,15 @@ static void ref_close(imp_device *d)
     imp_sys_free(d);
 }
 
+static imp_status ref_join(imp_exec *const *member, uint32_t n, uint32_t rank, imp_group *g, imp_error *err)
+{
+    (void)n;
+    ref_exec *x = (ref_exec *)member[rank];
+    x->group = g;
+    x->rank = rank;
+    return imp_group_reserve(g, x->graph, &x->lim, err);
+}
+
 static const imp_device_ops REF_OPS = {
     .kind = "ref",
     .refuses = ref_refuses,
@@ -238,6 +249,7 @@ static const imp_device_ops REF_OPS = {
     .kv_export = ref_kv_export,
     .kv_import = ref_kv_import,
     .value = ref_value,
+    .join = ref_join,
     .same_rows = UINT32_MAX,
 };
 
