@@ -129,8 +129,11 @@ typedef struct app_unit {
 } app_unit;
 void app_unit_open(app_unit *u, const char *kind, uint32_t n_thread);
 void app_types_text(uint64_t types, char *out, size_t cap); /* "q4_0 q8_0" */
-/* Why NVIDIA GPU number `index` is not used: text in out; NULL: it is. */
-const char *app_nvidia_why(const app_unit *cuda, uint32_t index, char *out, size_t cap);
+/* The devices that are measured one by one, of all that may be here: "cpu0", "cuda0", "cuda1", ...; NULL: no more. */
+enum { APP_DEVICES = 10 };
+const char *app_device_name(size_t i);
+/* Is device `name` among those of --device ("cpu,cuda1"; "cuda" is "cuda0")? asked NULL or "auto": all are. */
+bool app_device_asked(const char *asked, const char *name);
 
 /* The machine as JSON; ceilings NULL: not measured. NULL: out of memory. */
 struct imp_machine;

@@ -22,11 +22,11 @@ static void progress(void *user, uint32_t done, uint32_t all)
     app_bar_add(1);
 }
 
-static imp_status calibrate_one(app *a, imp_store *store, const char *kind, imp_calibration *c, imp_learn *l)
+static imp_status calibrate_one(app *a, imp_store *store, const char *name, imp_calibration *c, imp_learn *l)
 {
     imp_device *d;
-    IMP_TRY(imp_dev_open(kind, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
-    bool gpu = !strcmp(kind, "cuda") || !strcmp(kind, "mlx");
+    IMP_TRY(imp_dev_open(name, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
+    bool gpu = !strcmp(d->ops->kind, "cuda") || !strcmp(d->ops->kind, "mlx");
     app_bar_begin(d->name, 8, "parts");
     imp_status s = imp_calibrate(d, gpu ? IMP_UNIT_GPU : IMP_UNIT_CPU, opt_u32(&a->opt, OPT_THREADS),
                                  opt_on(&a->opt, OPT_QUICK), progress, NULL, l, c, &a->err);
@@ -60,43 +60,50 @@ static void calibration_human(const imp_calibration *c)
                    imp_field_unit((imp_field)f));
 }
 
-app_result cmd_calibrate(app *a)
+/* Every device of --device that is here, or all; one that is not here is left out unless it was asked for. */
+static imp_status calibrate_all(app *a, imp_store *store, json_t *list, imp_machine m[APP_DEVICES], size_t *n)
 {
-    static const char *const kinds[] = {"cpu", "cuda", "mlx"};
-    const char *asked = opt_str(&a->opt, OPT_DEVICE);
-    imp_store *store;
-    json_t *list = json_array();
+    const char *asked = opt_str(&a->opt, OPT_DEVICE), *name;
+    bool all = !asked || !strcmp(asked, "auto");
+    imp_calibration c;
+    *n = 0;
     imp_learn *l = imp_arena_alloc(a->arena, sizeof *l);
-    if (!l) return app_failed(a, "out of memory");
-    imp_status s = open_store(a, &store);
-    bool any = false;
-    imp_machine m[IMP_COUNT(kinds)];
-    size_t n = 0;
-    for (size_t i = 0; s == IMP_OK && i < IMP_COUNT(kinds); i++) {
-        imp_calibration c;
-        if (asked && strcmp(asked, "auto") && strcmp(asked, kinds[i])) continue;
-        imp_status one = calibrate_one(a, store, kinds[i], &c, l);
-        if (one == IMP_NOT_FOUND && (i > 0 || any) && !asked) continue; /* that kind is not here */
-        if (one != IMP_OK && i > 0 && !asked) continue;
-        s = one;
-        if (s != IMP_OK) break;
-        any = true;
-        m[n++] = c.machine;
+    if (!l) return imp_fail(&a->err, IMP_NOMEM, "out of memory");
+    for (size_t i = 0; (name = app_device_name(i)) != NULL; i++) {
+        if (!app_device_asked(asked, name)) continue;
+        imp_status s = calibrate_one(a, store, name, &c, l);
+        if (s != IMP_OK && all && i > 0) { /* not here, or it cannot compute */
+            if (s != IMP_NOT_FOUND && s != IMP_UNSUPPORTED)
+                imp_log(IMP_LOG_WARN, "%s was not calibrated: %s", name, a->err.text);
+            a->err = (imp_error){0};
+            continue;
+        }
+        IMP_TRY(s);
+        m[(*n)++] = c.machine;
         json_array_append_new(list, calibration_json(&c));
         if (!opt_on(&a->opt, OPT_JSON)) calibration_human(&c);
     }
-    if (s == IMP_OK && !any)
-        s = imp_fail(&a->err, IMP_INVALID, "'%.60s' is no device that can be calibrated; there are: cpu",
-                     asked);
+    if (*n > 0) return IMP_OK;
+    return imp_fail(&a->err, IMP_INVALID,
+                    "'%.60s' is no device that can be calibrated; there are: cpu, cuda, mlx",
+                    asked ? asked : "auto");
+}
+
+app_result cmd_calibrate(app *a)
+{
+    imp_store *store;
+    imp_machine m[APP_DEVICES];
+    size_t n = 0;
+    json_t *list = json_array();
+    imp_status s = open_store(a, &store);
+    if (s == IMP_OK) s = calibrate_all(a, store, list, m, &n);
     imp_store_close(store);
-    app_result r = s == IMP_OK ? APP_OK : APP_FAILED;
-    a->err = r == APP_OK ? (imp_error){0} : a->err;
-    if (r == APP_OK && opt_on(&a->opt, OPT_JSON))
+    if (s == IMP_OK && opt_on(&a->opt, OPT_JSON))
         return app_print_json(
             a, json_pack("{s:o, s:o}", "devices", list, "transfers", app_transfers_json(m, n)));
-    if (r == APP_OK) app_transfers_print(m, n);
+    if (s == IMP_OK) app_transfers_print(m, n);
     json_decref(list);
-    return r;
+    return s == IMP_OK ? APP_OK : APP_FAILED;
 }
 
 /* ---- explain ------------------------------------------------------------------------------------------ */

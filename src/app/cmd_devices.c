@@ -37,13 +37,14 @@ static void print_use(const app_unit *u)
     if (types[0]) printf("  %-12sweights in %s: it has no kernel for them\n", "not", types);
 }
 
-static void print_nvidia(const imp_host *h, uint32_t i, const app_unit *cuda)
+static void print_nvidia(const imp_host *h, uint32_t i)
 {
     const imp_nvidia_gpu *g = &h->nvidia[i];
-    char total[32], available[32];
-    app_unit u = *cuda;
-    u.usable = app_nvidia_why(cuda, i, u.why, sizeof u.why) == NULL;
-    printf("cuda%u  %s (%s)\n", i, g->name, g->pci);
+    char total[32], available[32], id[24];
+    app_unit u;
+    snprintf(id, sizeof id, "cuda%u", i);
+    app_unit_open(&u, id, 1);
+    printf("%s  %s (%s)\n", id, g->name, g->pci);
     printf("  %-12s%s, compute capability %d.%d%s\n", "driver", h->nvidia_driver, g->major, g->minor,
            g->mig ? ", cut into instances (MIG)" : "");
     printf("  %-12s%s, %s available\n", "memory", app_size_text(g->mem_total, total),
@@ -71,7 +72,7 @@ static void print_apple(const imp_apple *a)
 static void print_human(const imp_host *h, const imp_ceilings *c)
 {
     char total[32], available[32], isa[200];
-    app_unit cpu, cuda = {0};
+    app_unit cpu;
     app_unit_open(&cpu, "cpu", 1);
     app_isa_text(h->isa, " ", isa, sizeof isa);
     printf("cpu  %s\n", h->cpu);
@@ -93,8 +94,7 @@ static void print_human(const imp_host *h, const imp_ceilings *c)
         printf("  %-12s%.0f GFLOP/s\n", "f32", c->f32_flop_s * 1e-9);
     }
     print_use(&cpu);
-    if (h->n_nvidia > 0) app_unit_open(&cuda, "cuda", 1);
-    for (uint32_t i = 0; i < h->n_nvidia; i++) print_nvidia(h, i, &cuda);
+    for (uint32_t i = 0; i < h->n_nvidia; i++) print_nvidia(h, i);
     print_apple(&h->apple);
     for (uint32_t i = 0; i < h->n_other; i++)
         printf("--   %s (%s): not used, %s\n", h->other[i].name, h->other[i].where, h->other[i].reason);
@@ -132,21 +132,21 @@ static app_result print_profiles(app *a)
     return APP_OK;
 }
 
-/* The devices that were calibrated on this machine as it is; *age_s: of the first one's calibration. */
-static size_t calibrated(app *a, imp_machine m[3], int64_t *age_s)
+/* The devices that were calibrated on this machine as it is, and how long ago. */
+static size_t calibrated(app *a, imp_machine m[APP_DEVICES], int64_t age_s[APP_DEVICES])
 {
-    static const char *const name[] = {"cpu0", "cuda0", "mlx0"};
+    const char *name;
     imp_store *s;
     imp_error ignored;
     size_t n = 0;
     const char *path = app_db_path(a);
     if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) return 0;
-    for (size_t i = 0; i < IMP_COUNT(name); i++) {
+    for (size_t i = 0; (name = app_device_name(i)) != NULL; i++) {
         imp_calibration c;
         char print[128];
-        imp_store_fingerprint(name[i], print);
-        if (imp_store_get_calibration(s, name[i], print, &c, &ignored) != IMP_OK) continue;
-        if (n == 0) *age_s = (int64_t)time(NULL) - c.at;
+        imp_store_fingerprint(name, print);
+        if (imp_store_get_calibration(s, name, print, &c, &ignored) != IMP_OK) continue;
+        age_s[n] = (int64_t)time(NULL) - c.at;
         m[n++] = c.machine;
     }
     imp_store_close(s);
@@ -156,16 +156,16 @@ static size_t calibrated(app *a, imp_machine m[3], int64_t *age_s)
 /* What plans start from. */
 static void print_known(app *a)
 {
-    imp_machine m[3];
-    int64_t age_s;
-    size_t n = calibrated(a, m, &age_s);
+    imp_machine m[APP_DEVICES];
+    int64_t age_s[APP_DEVICES];
+    size_t n = calibrated(a, m, age_s);
     if (n == 0)
         puts("  calibration none of this machine as it is now: 'impetus calibrate' makes predictions good "
              "from the start");
-    else
+    for (size_t i = 0; i < n; i++)
         printf("  calibration %.1f hours old: %s %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
-               (double)age_s / 3600, m[0].name, m[0].f[IMP_F_BW].v, m[0].f[IMP_F_INT8].v * 1e3,
-               m[0].f[IMP_F_F32].v * 1e3);
+               (double)age_s[i] / 3600, m[i].name, m[i].f[IMP_F_BW].v, m[i].f[IMP_F_INT8].v * 1e3,
+               m[i].f[IMP_F_F32].v * 1e3);
     app_transfers_print(m, n);
     app_rules_print(a);
 }
@@ -192,12 +192,18 @@ static void print_packs(json_t *json)
 
 static app_result print_json(app *a, const imp_host *h, const imp_ceilings *c)
 {
-    imp_machine m[3];
-    int64_t age_s;
-    size_t n = calibrated(a, m, &age_s);
+    imp_machine m[APP_DEVICES];
+    int64_t age_s[APP_DEVICES];
+    size_t n = calibrated(a, m, age_s);
     json_t *doc = app_host_json(h, c);
     if (doc) {
-        json_object_set_new(doc, "calibration_age_s", n > 0 ? json_integer((json_int_t)age_s) : json_null());
+        json_object_set_new(doc, "calibration_age_s",
+                            n > 0 ? json_integer((json_int_t)age_s[0]) : json_null());
+        json_t *list = json_array();
+        for (size_t i = 0; i < n; i++)
+            json_array_append_new(
+                list, json_pack("{s:s, s:I}", "device", m[i].name, "age_s", (json_int_t)age_s[i]));
+        json_object_set_new(doc, "calibrations", list);
         json_object_set_new(doc, "transfers", app_transfers_json(m, n));
         json_object_set_new(doc, "settings", app_rules_json(a));
         print_packs(doc);

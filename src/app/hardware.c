@@ -143,25 +143,32 @@ static void add_use(json_t *o, const app_unit *u)
     json_object_set_new(o, "refuses", types_json(u->refused));
 }
 
-const char *app_nvidia_why(const app_unit *cuda, uint32_t index, char *out, size_t cap)
+const char *app_device_name(size_t i)
 {
-    if (!cuda->usable)
-        snprintf(out, cap, "%s", cuda->why);
-    else if (index > 0)
-        snprintf(out, cap, "this program computes on the first GPU only");
-    else
-        return NULL;
-    return out;
+    static const char *const name[APP_DEVICES] = {"cpu0",  "cuda0", "cuda1", "cuda2", "cuda3",
+                                                  "cuda4", "cuda5", "cuda6", "cuda7", "mlx0"};
+    return i < APP_DEVICES ? name[i] : NULL;
 }
 
-static json_t *nvidia_json(const imp_host *h, uint32_t i, const app_unit *cuda)
+bool app_device_asked(const char *asked, const char *name)
+{
+    if (!asked || !strcmp(asked, "auto")) return true;
+    size_t kind = strcspn(name, "0123456789");
+    for (const char *p = asked; *p;) {
+        size_t n = strcspn(p, ",");
+        if (!strncmp(p, name, n) && (name[n] == '\0' || (n == kind && !strcmp(name + n, "0")))) return true;
+        p += n + (p[n] == ',');
+    }
+    return false;
+}
+
+static json_t *nvidia_json(const imp_host *h, uint32_t i)
 {
     const imp_nvidia_gpu *g = &h->nvidia[i];
     char id[24], capability[24];
-    app_unit u = *cuda;
-    u.usable = app_nvidia_why(cuda, i, u.why, sizeof u.why) == NULL;
-    if (!u.usable) u.runs = u.refused = 0;
+    app_unit u;
     snprintf(id, sizeof id, "cuda%u", i);
+    app_unit_open(&u, id, 1);
     snprintf(capability, sizeof capability, "%d.%d", g->major, g->minor);
     json_t *o = json_pack(
         "{s:s, s:s, s:o, s:s, s:o, s:s, s:{s:I, s:I}, s:{s:i, s:i, s:i, s:i}, s:o, s:b, s:n}", "id", id,
@@ -264,7 +271,7 @@ void app_transfers_print(const imp_machine *m, size_t n)
 json_t *app_host_json(const imp_host *h, const imp_ceilings *c)
 {
     json_t *list = json_array();
-    app_unit cpu, cuda = {0};
+    app_unit cpu;
     app_unit_open(&cpu, "cpu", 1);
     json_t *o = json_pack("{s:s, s:s, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:{s:I, s:I}, s:o}", "id",
                           "cpu", "kind", "cpu", "name", app_json_text(h->cpu, strlen(h->cpu)), "packages",
@@ -274,8 +281,7 @@ json_t *app_host_json(const imp_host *h, const imp_ceilings *c)
                           (json_int_t)h->mem_available, "ceilings", ceilings_json(c));
     if (o) add_use(o, &cpu);
     json_array_append_new(list, o);
-    if (h->n_nvidia > 0) app_unit_open(&cuda, "cuda", 1);
-    for (uint32_t i = 0; i < h->n_nvidia; i++) json_array_append_new(list, nvidia_json(h, i, &cuda));
+    for (uint32_t i = 0; i < h->n_nvidia; i++) json_array_append_new(list, nvidia_json(h, i));
     apple_json(list, h);
     for (uint32_t i = 0; i < h->n_other; i++) {
         const imp_pci_unit *x = &h->other[i];
