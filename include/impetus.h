@@ -183,6 +183,18 @@ typedef struct imp_memory {
 } imp_memory;
 /* Plan without loading: path, context and parallel sequences as imp_engine_load would take them. */
 IMP_MUST_USE imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err);
+/* The same on every device of the engine, each as if it were the only one. */
+typedef struct imp_device_plan {
+    char device[64];
+    imp_memory memory;
+    char why[200];   /* "": it fits; else what is in the way */
+    bool own_memory; /* it has its own; else it shares the machine's */
+    bool
+        only_large; /* several devices together, used when one with memory of its own does not hold the model */
+} imp_device_plan;
+/* *n: devices there are; at most cap are filled in. */
+IMP_MUST_USE imp_status imp_engine_plan_devices(imp_engine *e, const char *path, imp_device_plan *out,
+                                                size_t cap, size_t *n, imp_error *err);
 void imp_model_get_memory(const imp_model *m, imp_memory *out); /* as allocated */
 /* What a loaded model would take with another context, if it took the place of this one: NO_FIT says what fits. */
 IMP_MUST_USE imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_error *err);

@@ -7,6 +7,7 @@
 #include "app/app.h"
 #include "app/mixed.h"
 #include "dev/dev.h"
+#include "dev/split/split.h"
 #include "model/net.h"
 #include "plan/host.h"
 #include "plan/place.h"
@@ -16,8 +17,10 @@ enum { DEFAULT_PROMPT = 512, DEFAULT_GEN = 128, CHUNK = 512 };
 
 typedef struct plan {
     imp_memory memory;
+    imp_device_plan on[IMP_PLACE_UNITS]; /* memory by device, of those that --device names */
+    size_t n_on;
     imp_place_unit unit[IMP_PLACE_UNITS];
-    imp_learn *learn; /* [IMP_PLACE_UNITS], in the arena */
+    imp_learn *learn; /* [IMP_PLACE_UNITS + 1], in the arena; the last for looking something up */
     char excluded[IMP_PLACE_UNITS][160];
     bool simulated[IMP_PLACE_UNITS];
     uint32_t n_unit;
@@ -70,41 +73,73 @@ static void exclude(plan *p, imp_place_unit *u, const char *fmt, ...)
 
 /* ---- this machine ------------------------------------------------------------------------------------- */
 
-static void recall(app *a, plan *p, imp_learn *l, const char *name)
+/* What is kept of the device into l, which was just made. */
+static bool recall(app *a, imp_learn *l, const char *name)
 {
     imp_store *s;
     imp_error ignored;
     imp_calibration c;
     char print[128];
     const char *path = app_db_path(a);
-    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) return;
+    if (!path || !imp_sys_is_file(path) || imp_store_open(path, &s, &ignored) != IMP_OK) return false;
     imp_store_fingerprint(name, print);
-    if (imp_store_get_calibration(s, name, print, &c, &ignored) == IMP_OK) {
-        imp_learn_init(l, &c.machine);
-        p->calibrated = true;
-    }
+    bool known = imp_store_get_calibration(s, name, print, &c, &ignored) == IMP_OK;
+    if (known) imp_learn_init(l, &c.machine);
     (void)!imp_store_get_learned(s, name, print, l, &ignored);
     imp_store_close(s);
+    return known;
+}
+
+static imp_unit_kind kind_of(const imp_device *d)
+{
+    bool gpu = !strcmp(d->ops->kind, "cuda") || !strcmp(d->ops->kind, "mlx");
+    return gpu ? IMP_UNIT_GPU : !strcmp(d->ops->kind, "coreml") ? IMP_UNIT_NPU : IMP_UNIT_CPU;
+}
+
+/* What is assumed of a device; of several with a model's layers between them, what is known of each, joined. */
+static void describe(app *a, const imp_device *d, imp_learn *scratch, imp_machine *out)
+{
+    imp_machine known[IMP_SPLIT_PARTS];
+    uint32_t n_part;
+    const imp_split_part *part = imp_dev_split_parts(d, &n_part);
+    imp_machine_default(kind_of(d), d->name, out);
+    for (uint32_t i = 0; i < n_part; i++) {
+        imp_machine_default(kind_of(part[i].device), part[i].device->name, &known[i]);
+        imp_learn_init(scratch, &known[i]);
+        if (recall(a, scratch, part[i].device->name)) known[i] = scratch->machine;
+    }
+    if (n_part > 0) imp_machine_join(known, n_part, d->name, out);
+}
+
+static const imp_device_plan *memory_on(const plan *p, const char *device)
+{
+    for (size_t i = 0; i < p->n_on; i++)
+        if (!strcmp(p->on[i].device, device)) return &p->on[i];
+    return NULL;
+}
+
+/* Is there a device with memory of its own that does not hold the model? */
+static bool one_is_too_small(const plan *p)
+{
+    bool any = false;
+    for (size_t i = 0; i < p->n_on; i++)
+        any = any || (p->on[i].own_memory && !p->on[i].only_large && p->on[i].why[0]);
+    return any;
 }
 
 /* A device of this machine, with the reason when it would not run this net. */
-static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
+static imp_status judge(app *a, plan *p, const imp_net *net, const char *name)
 {
     imp_device *d;
     imp_machine m;
     const char *asked = opt_str(&a->opt, OPT_DEVICE);
-    bool split = asked && strchr(asked, '+'); /* then only that one is meant, not its first part */
-    bool wanted = !asked || !strcmp(asked, "auto") ||
-                  (split ? !strcmp(asked, kind) : !strncmp(asked, kind, strlen(kind)));
-    IMP_TRY(imp_dev_open(kind, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
-    bool gpu = !strcmp(kind, "cuda") || !strcmp(kind, "mlx");
-    imp_machine_default(gpu                       ? IMP_UNIT_GPU
-                        : !strcmp(kind, "coreml") ? IMP_UNIT_NPU
-                                                  : IMP_UNIT_CPU,
-                        d->name, &m);
+    bool wanted = app_device_asked(asked, name);
+    IMP_TRY(imp_dev_open(name, opt_u32(&a->opt, OPT_THREADS), &d, &a->err));
+    describe(a, d, &p->learn[IMP_PLACE_UNITS], &m);
     imp_place_unit *u = add_unit(p, &m);
     if (u) {
-        recall(a, p, u->learn, d->name);
+        const imp_device_plan *on = memory_on(p, d->name);
+        if (recall(a, u->learn, d->name)) p->calibrated = true;
         const char *why = first_refusal(d, net->generate);
         if (!why) why = first_refusal(d, net->embed);
         u->can_export = d->ops->kv_export != NULL;
@@ -112,16 +147,17 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
         u->prefill_only = d->ops->prefill_only;
         if (d->ops->max_ctx) u->n_ctx = IMP_MIN(u->n_ctx, d->ops->max_ctx(d));
         if (d->ops->padded && p->prompt > 0) u->pad = (double)d->ops->padded(d, p->prompt) / p->prompt;
-        double room = d->ops->mem_free ? (double)d->ops->mem_free(d) : INFINITY;
+        if (on) u->n_ctx = IMP_MIN(u->n_ctx, on->memory.largest_ctx);
         if (why)
             exclude(p, u, "%s", why);
-        else if (p->cost.weight_bytes > room)
-            exclude(p, u, "the weights take %.1f GB, %.1f GB are free there", p->cost.weight_bytes * 1e-9,
-                    room * 1e-9);
         else if (!wanted)
             exclude(p, u, "--device %.60s was asked for", asked);
-        else if (!strcmp(kind, "ref") && !asked)
+        else if (!strcmp(name, "ref") && (!asked || !strcmp(asked, "auto")))
             exclude(p, u, "the slow reference, used only with --device ref");
+        else if (on && on->why[0])
+            exclude(p, u, "%s", on->why);
+        else if (on && on->only_large && !one_is_too_small(p))
+            exclude(p, u, "a single device holds the whole model");
     }
     d->ops->close(d);
     return IMP_OK;
@@ -129,17 +165,20 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *kind)
 
 static imp_status this_machine(app *a, plan *p, const imp_net *net)
 {
-    static const char *const more[] = {"cuda", "mlx", "coreml"};
-    const char *asked = opt_str(&a->opt, OPT_DEVICE);
+    const char *asked = opt_str(&a->opt, OPT_DEVICE), *name;
     imp_machine m[IMP_PLACE_UNITS];
     size_t n = asked && !strncmp(asked, "sim:", 4) ? imp_profile_machines(asked + 4, m, IMP_PLACE_UNITS) : 0;
     IMP_TRY(judge(a, p, net, "cpu"));
-    for (size_t i = 0; i < IMP_COUNT(more); i++) {
+    for (size_t i = 1; i <= APP_DEVICES; i++) {
         imp_error before = a->err;
-        if (judge(a, p, net, more[i]) != IMP_OK) a->err = before; /* not here */
+        name = i < APP_DEVICES ? app_device_name(i) : "coreml";
+        if (judge(a, p, net, name) != IMP_OK) a->err = before; /* not here */
     }
     IMP_TRY(judge(a, p, net, "ref"));
-    if (asked && strchr(asked, '+')) IMP_TRY(judge(a, p, net, asked));
+    for (size_t i = 0; i < p->n_on;
+         i++) /* layers shared between devices: the engine's own, or as asked for */
+        if (strchr(p->on[i].device, '+'))
+            IMP_TRY(judge(a, p, net, p->on[i].only_large ? p->on[i].device : asked));
     for (size_t i = 0; i < IMP_MIN(n, (size_t)IMP_PLACE_UNITS); i++) (void)add_unit(p, &m[i]);
     return imp_host_read(&p->host, &a->err);
 }
@@ -179,6 +218,9 @@ static imp_status make_plan(app *a, const char *path, const imp_net *net, plan *
     imp_placer placer;
     imp_status s = imp_engine_plan(a->engine, path, &p->memory, &a->err);
     if (s != IMP_OK && s != IMP_NO_FIT) return s;
+    if (!p->assume)
+        IMP_TRY(imp_engine_plan_devices(a->engine, path, p->on, IMP_PLACE_UNITS, &p->n_on, &a->err));
+    p->n_on = IMP_MIN(p->n_on, (size_t)IMP_PLACE_UNITS);
     p->embed = net->generate == NULL;
     imp_cost_build(p->embed ? net->embed : net->generate, IMP_F16, &p->cost);
     IMP_TRY(p->assume ? assumed_machine(a, p) : this_machine(a, p, net));
@@ -251,6 +293,23 @@ static json_t *candidate_json(const plan *p, const imp_candidate *c)
     return o;
 }
 
+static json_t *memory_json(const plan *p)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < p->n_on; i++) {
+        const imp_device_plan *d = &p->on[i];
+        const imp_memory *m = &d->memory;
+        json_array_append_new(list,
+                              json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:o}", "device",
+                                        d->device, "weights", (json_int_t)m->weights, "kv", (json_int_t)m->kv,
+                                        "scratch", (json_int_t)m->scratch, "other", (json_int_t)m->other,
+                                        "total", (json_int_t)m->total, "available", (json_int_t)m->available,
+                                        "fits", (int)m->fits, "largest_ctx", (json_int_t)m->largest_ctx,
+                                        "reason", d->why[0] ? json_string(d->why) : json_null()));
+    }
+    return list;
+}
+
 static json_t *plan_json(const app *a, const plan *p, const char *path)
 {
     const imp_memory *m = &p->memory;
@@ -275,6 +334,7 @@ static json_t *plan_json(const app *a, const plan *p, const char *path)
         (json_int_t)m->available, "fits", m->fits, "largest_ctx", (json_int_t)m->largest_ctx, "request",
         "prompt", (int)p->prompt, "gen", (int)p->gen, "batch", (int)p->batch, "calibrated", p->calibrated,
         "candidates", list, "chosen", chosen >= 0 ? json_integer(chosen) : json_null());
+    if (doc) json_object_set_new(doc, "memory_by_device", memory_json(p));
     if (p->assume && doc) json_object_set_new(doc, "assume", json_string(p->assume));
     if (doc) json_object_set_new(doc, "settings", app_rules_json(a));
     return doc;
@@ -300,6 +360,22 @@ static void candidate_human(const plan *p, const imp_candidate *c, bool chosen)
     printf("%s%s\n", is_sim(p, c) ? "  SIMULATED" : "", chosen ? "  chosen" : "");
 }
 
+/* With one device the table above says it all. */
+static void memory_human(const plan *p)
+{
+    char w[32], kv[32], s[32], t[32], free[32];
+    if (p->n_on < 2) return;
+    printf("  %-24s%12s%12s%12s%12s%12s%12s\n", "memory by device", "weights", "kv cache", "scratch", "total",
+           "available", "largest ctx");
+    for (size_t i = 0; i < p->n_on; i++) {
+        const imp_memory *m = &p->on[i].memory;
+        printf("  %-24s%12s%12s%12s%12s%12s%12u%s\n", p->on[i].device, app_size_text(m->weights, w),
+               app_size_text(m->kv, kv), app_size_text(m->scratch, s), app_size_text(m->total, t),
+               app_size_text(m->available, free), m->largest_ctx, m->fits ? "" : "  does not fit");
+    }
+    putchar('\n');
+}
+
 static void plan_human(const plan *p, const char *path)
 {
     const imp_memory *m = &p->memory;
@@ -313,6 +389,7 @@ static void plan_human(const plan *p, const char *path)
         printf("  %-16s%16llu bytes  %10s\n", name[i], (unsigned long long)v[i], app_size_text(v[i], text));
     printf("\n  %s; the largest context that fits is %u tokens\n\n", m->fits ? "fits" : "does NOT fit",
            m->largest_ctx);
+    memory_human(p);
     printf("  prompt %u, generated %u, %u at once%s\n", p->prompt, p->gen, p->batch,
            p->assume        ? "; SIMULATED from published numbers, give or take the range"
            : !p->calibrated ? "; not calibrated, so only a rough guess: run 'impetus calibrate'"
@@ -330,7 +407,7 @@ static void plan_human(const plan *p, const char *path)
 static imp_status plan_new(app *a, plan **out)
 {
     plan *p = *out = imp_arena_alloc(a->arena, sizeof *p);
-    if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS, sizeof *p->learn)))
+    if (!p || !(p->learn = imp_arena_array(a->arena, IMP_PLACE_UNITS + 1, sizeof *p->learn)))
         return imp_fail(&a->err, IMP_NOMEM, "out of memory");
     p->assume = opt_str(&a->opt, OPT_ASSUME);
     p->rules = app_rules(a);

@@ -335,6 +335,18 @@ imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_err
     return s;
 }
 
+static imp_status fit_on(imp_engine *e, const imp_unit *u, const imp_net *net, imp_memory *out,
+                         imp_error *err)
+{
+    imp_fit_want want = imp_engine_want(e);
+    imp_device *d = u->device;
+    if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
+    imp_fit fit = {0};
+    imp_status s = imp_fit_compute(d, net, &want, &fit, err);
+    *out = fit.memory;
+    return s;
+}
+
 imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp_error *err)
 {
     *out = (imp_memory){0};
@@ -343,15 +355,31 @@ imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp
     imp_status s = IMP_NO_FIT;
     for (uint32_t i = 0; i < e->n_unit && s != IMP_OK;
          i++) { /* in the order in which place_model tries them */
-        imp_fit_want want = imp_engine_want(e);
-        imp_device *d = e->unit[i]->device;
+        imp_memory m;
         imp_error later;
-        if (i > 0 && d->ops->slow_compile) continue;
-        if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
-        imp_fit fit = {0};
-        imp_status one = imp_fit_compute(d, net, &want, &fit, i == 0 ? err : &later);
-        if (i == 0 || one == IMP_OK) s = one, *out = fit.memory;
+        if (i > 0 && e->unit[i]->device->ops->slow_compile) continue;
+        imp_status one = fit_on(e, e->unit[i], net, &m, i == 0 ? err : &later);
+        if (i == 0 || one == IMP_OK) s = one, *out = m;
     }
     imp_net_close(net);
     return s;
+}
+
+imp_status imp_engine_plan_devices(imp_engine *e, const char *path, imp_device_plan *out, size_t cap,
+                                   size_t *n, imp_error *err)
+{
+    *n = e->n_unit;
+    imp_net *net = NULL;
+    IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
+    for (uint32_t i = 0; i < IMP_MIN((size_t)e->n_unit, cap); i++) {
+        const imp_unit *u = e->unit[i];
+        imp_error why = {0};
+        out[i] =
+            (imp_device_plan){.own_memory = u->device->ops->mem_free != NULL, .only_large = u->only_large};
+        (void)snprintf(out[i].device, sizeof out[i].device, "%.63s", u->device->name);
+        if (fit_on(e, u, net, &out[i].memory, &why) != IMP_OK)
+            (void)snprintf(out[i].why, sizeof out[i].why, "%.199s", why.text);
+    }
+    imp_net_close(net);
+    return IMP_OK;
 }
