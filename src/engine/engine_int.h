@@ -58,7 +58,7 @@ typedef struct imp_instance {
     imp_exec *generate, *embed;
     imp_sched *sched;    /* NULL: the model is not on this unit */
     imp_lessons lessons; /* the unit's thread only, as the next one */
-    int last_phase;      /* of its last step: 0 prompts or inputs, 1 generating */
+    uint32_t after_left; /* steps that generate and still follow its last prompt closely (cost.h) */
     uint32_t n_using;    /* calls that hold it to submit; engine.lock */
     char why_not[160];
     char not_ready[160]; /* what the device does before it can run the model; place_lock */

@@ -300,8 +300,8 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s, doub
     imp_cost_shape sh = shape_of(u, b, embed);
     sh.cold = u->device->ops->last_ns == NULL && (double)(now - u->last_step_ns) * 1e-9 - s > COLD_S;
     u->last_step_ns = now;
-    sh.after = phase == 1 && x->last_phase != 1;
-    x->last_phase = phase;
+    sh.after = phase == 1 && x->after_left > 0;
+    x->after_left = phase == 1 ? x->after_left - sh.after : IMP_COST_AFTER;
     imp_lesson due[2];
     int n = imp_lessons_add(&x->lessons, c, &sh, s, due);
     if (n == 0 && u->bytes[phase] > 0) return u->bytes[phase];

@@ -45,8 +45,11 @@ typedef struct imp_cost_shape {
     double keys;   /* sum over tokens of the keys each attends to */
     double kv_tok; /* sum over sequences of the cache length after the step */
     bool cold;     /* the unit stood idle before: threads asleep, weights gone from the caches */
-    bool after;    /* the step before was of another kind: the first that generates behind a prompt */
+    bool after;    /* one of the first IMP_COST_AFTER steps that generate behind a prompt */
 } imp_cost_shape;
+
+/* What a prompt has pushed out of the caches comes back over several steps. */
+enum { IMP_COST_AFTER = 4 };
 
 typedef enum imp_bound {
     IMP_BOUND_MEMORY,

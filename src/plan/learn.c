@@ -3,7 +3,13 @@
 
 #include <math.h>
 
-enum { FAR_RUN = 4, KNOWN = 3, ITEM_KEYS = 5, MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 12, MODEL_OP = 0x7f };
+enum {
+    FAR_RUN = 4,
+    NEW = 4 /* lessons of a shape */,
+    SELDOM = 8,
+    ITEM_KEYS = 5,
+    MAX_ACTIVE = ITEM_KEYS * IMP_COST_ITEMS + 12
+};
 
 /* Places of the corrections that every unit has. */
 enum { AT_UNIT, AT_LAUNCH, AT_WAKE, N_FIXED };
@@ -17,41 +23,25 @@ enum {
     WHAT_ROW,   /* what is done once a row */
     WHAT_UNIT,
     WHAT_WAKE,
-    WHAT_MODEL,  /* one model as a whole */
-    WHAT_ATTN,   /* its attention */
-    WHAT_COARSE, /* its curves over a step's tokens */
-    WHAT_FINE,
-    WHAT_AFTER, /* its steps behind one of another kind */
-    WHAT_SHAPE, /* steps of exactly that shape */
     N_WHAT
 };
 
 /* Variances before anything was seen, and how much is forgotten with every lesson. */
-static const double VAR[N_WHAT] = {0.2, 0.2, 0.02, 0.06, 0.2, 0.16, 0.3, 0.01, 0.06, 0.01, 0.01, 0.06, 0.01};
-static const double DRIFT_UNIT = 2e-5, DRIFT_MODEL = 1e-4, DRIFT_OP = 1e-6;
-static const double NOISE_START = 0.0025, NOISE_MIN = 0.0004, NOISE_MAX = 0.02;
+static const double VAR[N_WHAT] = {0.2, 0.2, 0.02, 0.06, 0.2, 0.16, 0.3};
+static const double DRIFT_UNIT = 2e-5, DRIFT_OP = 1e-6;
+static const double CHANCE = 0.0025; /* variance of one step's log residual */
+static const double MISFIT = 0.02;   /* of what is a model's own and no op's, in the same */
+static const double OPS_S =
+    0.02; /* what a model computes before it may teach the ops again, which takes longer */
 static const double MAX_THETA = 5;
-
 static uint32_t pack(uint32_t op, uint32_t dtype, uint32_t what, uint32_t place)
 {
     return 1u << 31 | op << 24 | dtype << 16 | what << 8 | place;
 }
 
-static uint32_t pack_model(uint32_t id, uint32_t phase, uint32_t what, uint32_t place)
-{
-    uint32_t h = id * 2654435761u ^ (phase << 16 | place) * 2246822519u;
-    h ^= h >> 15;
-    return 1u << 31 | (uint32_t)MODEL_OP << 24 | (h & 0xfffff) << 4 | what;
-}
-
-static bool is_model(uint32_t key)
-{
-    return (key >> 24 & 0x7f) == MODEL_OP;
-}
-
 static double prior_var(uint32_t key)
 {
-    return VAR[key == 0 ? WHAT_UNIT : is_model(key) ? key & 0xf : key >> 8 & 0xff];
+    return VAR[key == 0 ? WHAT_UNIT : key >> 8 & 0xff];
 }
 
 /* ---- where keys are ---------------------------------------------------------------------------------- */
@@ -81,7 +71,7 @@ void imp_learn_reindex(imp_learn *l)
     for (uint32_t i = 0; i < l->n_key; i++) index_key(l, i);
 }
 
-/* A place for a new correction: when all are taken, that of the one that was taught longest ago, models' before ops', but
+/* A place for a new correction: when all are taken, that of the one that was taught longest ago, but
  * none of this step's (taught at `now`) nor the fixed ones. UINT32_MAX: there is none. */
 static uint32_t place_for(imp_learn *l, uint64_t now)
 {
@@ -89,10 +79,7 @@ static uint32_t place_for(imp_learn *l, uint64_t now)
     uint32_t best = UINT32_MAX;
     for (uint32_t i = N_FIXED; i < l->n_key; i++) {
         if (l->key[i].last_ns >= now) continue;
-        bool model = is_model(l->key[i].key), than = best != UINT32_MAX && is_model(l->key[best].key);
-        if (best == UINT32_MAX || (model && !than) ||
-            (model == than && l->key[i].last_ns < l->key[best].last_ns))
-            best = i;
+        if (best == UINT32_MAX || l->key[i].last_ns < l->key[best].last_ns) best = i;
     }
     return best;
 }
@@ -115,7 +102,7 @@ void imp_learn_init(imp_learn *l, const imp_machine *m)
 {
     memset(l, 0, sizeof *l);
     l->machine = *m;
-    for (int i = 0; i < IMP_LEARN_PHASES; i++) l->noise[i] = NOISE_START;
+    imp_cells_init(&l->cells);
     (void)add(l, 0, 0);
     (void)add(l, pack(IMP_N_OP, 0, WHAT_COMPUTE, 0), 0);
     (void)add(l, pack(IMP_N_OP, 0, WHAT_WAKE, 0), 0);
@@ -127,7 +114,6 @@ void imp_learn_init(imp_learn *l, const imp_machine *m)
 typedef struct active {
     uint32_t n, key[MAX_ACTIVE], at[MAX_ACTIVE];
     double h[MAX_ACTIVE];
-    uint32_t shape; /* which of them is the exact shape's */
 } active;
 
 /* One more; returns what it says now. */
@@ -213,49 +199,28 @@ static double price_item(const imp_learn *l, const imp_cost *c, const imp_cost_i
     return s + row;
 }
 
-/* Vectors, prompts, or sequences that generate, with or without guesses. */
-static uint32_t phase_of(const imp_cost *c, const imp_cost_shape *sh)
+static void scale_time(imp_cost_time *t, double f)
 {
-    if (c->kv_bytes_tok <= 0) return 2;
-    return sh->n_tok < 2 * sh->n_seq || sh->n_out >= sh->n_tok ? 0 : 1;
+    t->memory_s *= f;
+    t->compute_s *= f;
+    t->launch_s *= f;
+    t->wake_s *= f;
+    t->bound = imp_cost_bound(t);
 }
 
-/* What this model's steps have that no op's correction explains: its widths, threads that start late, caches. */
-static double price_model(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, const sizes *z,
-                          double attn_share, active *a)
-{
-    a->shape = UINT32_MAX;
-    if (c->id == 0) return 0;
-    uint32_t phase = phase_of(c, sh);
-    double more = take(l, a, pack_model(c->id, phase, WHAT_MODEL, 0), 1);
-    more += take(l, a, pack_model(c->id, phase, WHAT_ATTN, 0), attn_share);
-    more += take(l, a, pack_model(c->id, phase, WHAT_AFTER, 0), sh->after);
-    static const double STEP[] = {3, 1}; /* factors of 8 and of 2 */
-    for (uint32_t k = 0; k < 2; k++) {
-        double at = z->rows[IMP_ROWS_TOK] / STEP[k];
-        uint32_t node = (uint32_t)at, what = WHAT_COARSE + k;
-        more += take(l, a, pack_model(c->id, phase, what, node), 1 - (at - node));
-        more += take(l, a, pack_model(c->id, phase, what, node + 1), at - node);
-    }
-    uint32_t tok = (uint32_t)(4 * z->rows[IMP_ROWS_TOK] + 0.5),
-             seq = (uint32_t)(4 * z->rows[IMP_ROWS_SEQ] + 0.5), keys = (uint32_t)(z->keys + 0.5);
-    a->shape = a->n;
-    return more + take(l, a, pack_model(c->id, phase, WHAT_SHAPE, (tok << 7 | seq) << 5 | keys), 1);
-}
-
-static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, active *a,
-                  imp_cost_time *out)
+/* By the ops' corrections. Returns the log of what they make of the machine's own price. */
+static double price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *sh, active *a,
+                    imp_cost_time *out)
 {
     imp_cost_terms item[IMP_COST_ITEMS];
     a->n = 0;
     imp_cost_base(c, &l->machine, sh, item, out);
     const sizes z = sizes_of(sh);
     out->memory_s = out->compute_s = 0;
-    double sum = 0, attn = 0;
+    double sum = 0, plain = out->launch_s + out->wake_s;
     for (uint32_t i = 0; i < c->n_item; i++) {
-        double s = price_item(l, c, &c->item[i], &item[i], sh, &z, a, out);
-        sum += s;
-        if (c->item[i].op == IMP_OP_ATTN) attn += s;
+        plain += imp_cost_together(&l->machine, item[i].compute_s, item[i].memory_s) + item[i].row_s;
+        sum += price_item(l, c, &c->item[i], &item[i], sh, &z, a, out);
     }
     out->wake_s *= exp(l->key[AT_WAKE].theta);
     out->launch_s *= exp(l->key[AT_LAUNCH].theta);
@@ -264,13 +229,10 @@ static void price(const imp_learn *l, const imp_cost *c, const imp_cost_shape *s
     out->launch_s += out->wake_s;
     sum += out->launch_s;
     scale(a, 0, sum > 0 ? 1 / sum : 0);
-    double whole = take(l, a, 0, 1) + price_model(l, c, sh, &z, sum > 0 ? attn / sum : 0, a), f = exp(whole);
+    double f = exp(take(l, a, 0, 1));
     out->s = sum * f;
-    out->memory_s *= f;
-    out->compute_s *= f;
-    out->launch_s *= f;
-    out->wake_s *= f;
-    out->bound = imp_cost_bound(out);
+    scale_time(out, f);
+    return log(IMP_MAX(out->s, 1e-12) / IMP_MAX(plain, 1e-12));
 }
 
 /* ---- predicting ---------------------------------------------------------------------------------------- */
@@ -319,8 +281,7 @@ static uint32_t samples(const imp_learn *l, const active *a)
 {
     uint64_t n = l->n_observed;
     for (uint32_t i = 0; i < a->n; i++)
-        if (a->h[i] > 0.1 && !is_model(a->key[i]))
-            n = IMP_MIN(n, a->at[i] == UINT32_MAX ? 0 : (uint64_t)l->key[a->at[i]].n);
+        if (a->h[i] > 0.1) n = IMP_MIN(n, a->at[i] == UINT32_MAX ? 0 : (uint64_t)l->key[a->at[i]].n);
     return (uint32_t)IMP_MIN(n, (uint64_t)UINT32_MAX);
 }
 
@@ -328,33 +289,23 @@ void imp_learn_predict(const imp_learn *l, const imp_cost *c, const imp_cost_sha
                        imp_cost_time *out)
 {
     active a;
-    price(l, c, sh, &a, out);
+    double ops = price(l, c, sh, &a, out);
+    imp_cell_place p = imp_cells_place(c, sh);
+    imp_cell_view v = imp_cells_look(&l->cells, &p, ops);
+    double f = exp(v.r + (c->id != 0 ? l->cells.pace[p.phase] : 0));
+    out->s *= f;
+    scale_time(out, f);
     out->sd = 0;
-    out->n_sample = samples(l, &a);
+    out->n_sample = v.own != UINT32_MAX ? l->cells.at[v.own].n : samples(l, &a);
     if (!with_sd) return;
     gradient g;
     gradient_of(&a, &g);
-    out->sd = sqrt(variance(l, &g) + l->noise[phase_of(c, sh)]);
+    double noise = l->cells.noise[p.phase];
+    out->sd = sqrt(imp_cells_doubt(&l->cells, &v, variance(l, &g)) +
+                   noise * (1 + 1 / IMP_MAX((double)out->n_sample, 1)));
 }
 
 /* ---- learning ------------------------------------------------------------------------------------------ */
-
-/* The residual as it may count: far ones are clipped until they come in a run. var: its variance. */
-static double admit(imp_learn *l, uint32_t shape, double r, double var)
-{
-    double limit = 3 * sqrt(var);
-    if (fabs(r) <= limit) {
-        l->run = 0;
-        return r;
-    }
-    l->run = r > 0 ? IMP_MAX(l->run, 0) + 1 : IMP_MIN(l->run, 0) - 1;
-    if (l->run < FAR_RUN && l->run > -FAR_RUN) return r > 0 ? limit : -limit;
-    /* the unit has changed: throttled, shared, or back; or nothing was known of this shape */
-    uint32_t open = shape == UINT32_MAX || l->key[shape].n >= KNOWN ? AT_UNIT : shape;
-    l->p[open][open] += r * r;
-    l->run = 0;
-    return r;
-}
 
 static void update(imp_learn *l, const gradient *g, double r, double s)
 {
@@ -375,8 +326,51 @@ static void update(imp_learn *l, const gradient *g, double r, double s)
         for (uint32_t k = 0; k < n; k++) row[list[k]] -= f * ph[k];
     }
     for (uint32_t i = 0; i < l->n_key; i++) { /* slow forgetting, and the diagonal stays a variance */
-        double drift = i == AT_UNIT ? DRIFT_UNIT : is_model(l->key[i].key) ? DRIFT_MODEL : DRIFT_OP;
+        double drift = i == AT_UNIT ? DRIFT_UNIT : DRIFT_OP;
         l->p[i][i] = IMP_MIN(IMP_MAX(l->p[i][i] + drift, 1e-9), 4.0);
+    }
+}
+
+/* The residual as the ops may learn from it: far ones are clipped. When they come in a run while the unit is calibrated,
+ * all of it differs from what was thought, and the unit's own correction opens up. */
+static double admit(imp_learn *l, double r, double var, bool model)
+{
+    double limit = 3 * sqrt(var), used = IMP_MIN(IMP_MAX(r, -limit), limit);
+    if (model || used == r) {
+        if (!model) l->run = 0;
+        return used;
+    }
+    l->run = r > 0 ? IMP_MAX(l->run, 0) + 1 : IMP_MIN(l->run, 0) - 1;
+    if (l->run < FAR_RUN && l->run > -FAR_RUN) return used;
+    l->p[AT_UNIT][AT_UNIT] += r * r;
+    l->run = 0;
+    return r;
+}
+
+/* r: log(actual / the ops' price). */
+static void teach_ops(imp_learn *l, active *a, double r, bool model)
+{
+    uint64_t now = imp_now_ns();
+    for (uint32_t i = 0; i < a->n; i++)
+        if (a->at[i] != UINT32_MAX) l->key[a->at[i]].last_ns = now;
+    for (uint32_t i = 0; i < a->n; i++) /* corrections that this step can teach come into being */
+        if (a->at[i] == UINT32_MAX && a->h[i] >= 0.02 && (a->at[i] = find(l, a->key[i])) == UINT32_MAX)
+            a->at[i] = add(l, a->key[i], now);
+    gradient g;
+    gradient_of(a, &g);
+    double chance = CHANCE + (model ? MISFIT : 0), used = admit(l, r, variance(l, &g) + chance, model);
+    update(l, &g, used, variance(l, &g) + chance);
+    for (uint32_t i = 0; i < g.n; i++) l->key[g.at[i]].n++;
+}
+
+/* The ops have learned: what they say of this model's shapes now. */
+static void refresh(imp_learn *l, const imp_cost *c)
+{
+    active a;
+    imp_cost_time t;
+    for (uint32_t i = 0; i < IMP_CELLS; i++) {
+        imp_cell *x = &l->cells.at[i];
+        if (x->model == c->id) x->ops = price(l, c, &x->sh, &a, &t);
     }
 }
 
@@ -385,27 +379,21 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
     if (!(actual > 0) || !isfinite(actual) || c->n_item == 0) return;
     active a;
     imp_cost_time t;
-    price(l, c, sh, &a, &t);
-    uint64_t now = imp_now_ns();
-    for (uint32_t i = 0; i < a.n; i++)
-        if (a.at[i] != UINT32_MAX) l->key[a.at[i]].last_ns = now;
-    for (uint32_t i = 0; i < a.n; i++) /* corrections that this step can teach come into being */
-        if (a.at[i] == UINT32_MAX && a.h[i] >= 0.02 && (a.at[i] = find(l, a.key[i])) == UINT32_MAX)
-            a.at[i] = add(l, a.key[i], now);
-    gradient g;
-    gradient_of(&a, &g);
-    double r = log(actual / t.s), var = variance(l, &g);
-    l->residual += 0.1 * (fabs(r) - l->residual);
-    uint32_t shape = a.shape != UINT32_MAX ? a.at[a.shape] : UINT32_MAX;
-    double *noise = &l->noise[phase_of(c, sh)];
-    double used = admit(l, shape, r, var + *noise), share = *noise / (var + *noise);
-    var = variance(l, &g);
-    update(l, &g, used, var + *noise);
+    double ops = price(l, c, sh, &a, &t), r = log(actual / t.s);
     l->n_observed++;
-    for (uint32_t i = 0; i < g.n; i++) l->key[g.at[i]].n++;
-    if (c->id == 0) return;         /* what does not fit there is the model's fault, not chance */
-    double e = used * used * share; /* its part of the surprise, as things were believed */
-    *noise = IMP_MIN(IMP_MAX(*noise + 0.02 * share * (e - *noise), NOISE_MIN), NOISE_MAX);
+    if (c->id == 0) {
+        teach_ops(l, &a, r, false);
+        return;
+    }
+    imp_cell_place p = imp_cells_place(c, sh);
+    imp_cell_view v = imp_cells_look(&l->cells, &p, ops);
+    l->residual += 0.1 * (fabs(r - l->cells.pace[p.phase] - v.r) - l->residual);
+    imp_cell *x = imp_cells_teach(&l->cells, &p, sh, &v, ops, r);
+    l->untaught_s += actual;
+    if (l->untaught_s < OPS_S || (x->n > NEW && x->n % SELDOM != 0)) return;
+    l->untaught_s = 0;
+    teach_ops(l, &a, r - l->cells.pace[p.phase], true);
+    refresh(l, c);
 }
 
 /* ---- lessons ------------------------------------------------------------------------------------------- */

@@ -3,25 +3,22 @@
  *
  * Place:   layer 5; the engine keeps one a unit: teach after real steps, predict for choices.
  * Idea:    log(actual) = log(sum of the cost model's times, each times exp(correction)). Corrections stand on two levels.
- *          Of the unit: the unit as a whole; starting ops; getting going after a pause; for each op and dtype its memory
- *          time (from memory proper over few rows a curve), its compute time as a curve over the rows it computes (kernels
- *          change their form with them; attention: over the keys a row sees), and what it does once a row. Of one model on
- *          it: generation, prompts and vectors apart, each as a whole, its attention, the first step behind a prompt, and
- *          two curves over the tokens of a step, a coarse one that carries to sizes never seen and a fine one; and one for
- *          steps of exactly that shape. Recursive least squares on the log residual, each correction weighted by its share
- *          of the step.
- *          An observation far off is clipped. Several in the same direction mean that the unit itself has changed, when
- *          their shape was known, and the unit's correction opens up; else the shape's does.
- *          Only what no correction could explain counts as noise, or the first hours would teach that nothing is certain.
+ *          Of the unit (here): the unit as a whole; starting ops; getting going after a pause; for each op and dtype its
+ *          memory time (from memory proper over few rows a curve), its compute time as a curve over the rows it computes
+ *          (kernels change their form with them; attention: over the keys a row sees), and what it does once a row.
+ *          Recursive least squares on the log residual, each correction weighted by its share of the step. Calibration
+ *          teaches them; a model's steps do while their shape is new, seldom afterwards: what is seen for the hundredth
+ *          time says nothing new of the ops, and the covariances are large.
+ *          Of one model's shapes: cells.h, taught with every lesson.
  * Always:  predictions are finite and positive whatever was observed.
  * Threads: none of its own; the caller locks.
  * Source:  recursive least squares / extended Kalman filter, any textbook; Huber 1964 for the clipping. */
 #ifndef IMP_LEARN_H
 #define IMP_LEARN_H
 
-#include "plan/cost.h"
+#include "plan/cells.h"
 
-enum { IMP_LEARN_KEYS = 288, IMP_LEARN_SLOTS = 512, IMP_LEARN_PHASES = 3 /* generating, prompts, vectors */ };
+enum { IMP_LEARN_KEYS = 256, IMP_LEARN_SLOTS = 512 };
 
 typedef struct imp_learn_key {
     uint32_t key; /* packed op, dtype, which correction, its place; 0: the unit as a whole */
@@ -36,9 +33,10 @@ typedef struct imp_learn {
     uint32_t n_key;
     uint16_t slot[IMP_LEARN_SLOTS];           /* where a key is, plus 1: open addressing */
     double p[IMP_LEARN_KEYS][IMP_LEARN_KEYS]; /* covariance */
-    double noise[IMP_LEARN_PHASES];           /* variance of one observation's log residual, by phase */
+    imp_cells cells;
+    double untaught_s; /* time observed since the ops were taught */
     uint64_t n_observed;
-    int run;         /* length of the current run of far residuals, negative: below */
+    int run;         /* of the ops' far residuals, by calibration */
     double residual; /* smoothed |log(actual / predicted)| of the last observations */
 } imp_learn;
 

@@ -160,11 +160,13 @@ static void price_decode(const imp_place_request *r, const imp_place_unit *u, do
         imp_learn_predict(l, r->cost, &with, true, &out->decode);
     }
     if (r->n_gen > 1 &&
-        u->n_decode <= 0) { /* the first behind the prompt takes longer; n_gen - 1 steps in all */
+        u->n_decode <= 0) { /* the first behind the prompt take longer; n_gen - 1 steps in all */
         imp_cost_time first;
+        with = imp_cost_shape_decode(1, r->n_prompt);
         with.after = true;
         imp_learn_predict(l, r->cost, &with, false, &first);
-        out->decode.s += (first.s - out->decode.s) / (r->n_gen - 1);
+        double n_step = r->n_gen - 1, n_after = IMP_MIN(n_step, (double)IMP_COST_AFTER);
+        out->decode.s += (first.s - out->decode.s) * n_after / n_step;
     }
 }
 

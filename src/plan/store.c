@@ -1,6 +1,7 @@
 /* plan/store.c - the sqlite file of calibrations, corrections and explanations. */
 #include "plan/store.h"
 
+#include <math.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -238,24 +239,24 @@ imp_status imp_store_get_calibration(imp_store *s, const char *unit, const char 
 
 typedef struct stored_learned {
     uint32_t n_key, n_observed;
-    double noise[IMP_LEARN_PHASES];
     struct {
         uint32_t key, n;
         double theta, var;
     } key[IMP_LEARN_KEYS];
+    imp_cells cells;
 } stored_learned;
 
 imp_status imp_store_put_learned(imp_store *s, const char *unit, const char *fingerprint, const imp_learn *l,
                                  imp_error *err)
 {
     stored_learned d = {.n_key = l->n_key, .n_observed = (uint32_t)l->n_observed};
-    memcpy(d.noise, l->noise, sizeof d.noise);
     for (uint32_t i = 0; i < l->n_key; i++) {
         d.key[i].key = l->key[i].key;
         d.key[i].n = l->key[i].n;
         d.key[i].theta = l->key[i].theta;
         d.key[i].var = l->p[i][i];
     }
+    d.cells = l->cells;
     return put_blob(s, "INSERT OR REPLACE INTO learned VALUES(?,?,?,?,?)", unit, fingerprint, &d, sizeof d,
                     err);
 }
@@ -269,14 +270,17 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
     if (d.n_key < 3 || d.n_key > IMP_LEARN_KEYS)
         return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     for (int i = 0; i < IMP_LEARN_PHASES; i++)
-        if (!(d.noise[i] > 0 && d.noise[i] < 10))
+        if (!(d.cells.noise[i] > 0 && d.cells.noise[i] < 10) || !(fabs(d.cells.pace[i]) < 6))
             return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     for (uint32_t i = 0; i < d.n_key; i++)
         if (!(d.key[i].theta > -6 && d.key[i].theta < 6) || !(d.key[i].var > 0 && d.key[i].var < 10))
             return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
+    for (uint32_t i = 0; i < IMP_CELLS; i++)
+        if (!(fabs(d.cells.at[i].y) < 20) || d.cells.at[i].n_stretch > IMP_CELL_STRETCHES)
+            return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     l->n_key = d.n_key;
     l->n_observed = d.n_observed;
-    memcpy(l->noise, d.noise, sizeof l->noise);
+    l->cells = d.cells;
     memset(l->p, 0, sizeof l->p);
     for (uint32_t i = 0; i < d.n_key; i++) {
         l->key[i] = (imp_learn_key){.key = d.key[i].key, .n = d.key[i].n, .theta = d.key[i].theta};
