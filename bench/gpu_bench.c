@@ -1,12 +1,15 @@
 /* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
  *
- * usage: gpu_bench [device=D] [layers=N] [depth=N] [batch=N] [shape:type ...]   shape 1b | 8b | 70b, type bf16 | q8_0 | q4_0 | q4_k; default: all
+ * usage: gpu_bench [device=D] [layers=N] [depth=N] [batch=N] [kv=f16|q8_0] [sampling=1] [shape:type ...]
+ *        shape 1b | 8b | 70b, type bf16 | q8_0 | q4_0 | q4_k; default: all. sampling=1: what choosing tokens takes, in place
+ *        of the rest
  * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
  *        The read ceiling is measured in the same run. Speed does not depend on the values. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "dev/cuda/cuda.h"
+#include "sched/row.h"
 
 typedef struct shape {
     const char *name;
@@ -17,6 +20,8 @@ static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256},
                                {"70b", 8192, 80, 64, 8, 28672, 128256}};
 static uint64_t read_bytes;                             /* of weights, a decode step */
 static uint32_t n_layer = 0, depth = 64, one_batch = 0; /* n_layer 0: the shape's own; one_batch 0: 1 to 64 */
+static imp_dtype kv_type = IMP_F16;
+static bool sampling = false;
 
 static void die(const char *what, const imp_error *err)
 {
@@ -93,7 +98,8 @@ static imp_graph *llama(const shape *s, imp_dtype t)
     return g;
 }
 
-static void run(imp_exec *x, uint32_t n_seq, uint32_t n_tok, uint32_t n_past, uint32_t per_seq)
+static const float *run(imp_exec *x, uint32_t n_seq, uint32_t n_tok, uint32_t n_past, uint32_t per_seq,
+                        bool top)
 {
     static int32_t token[8192], pos[8192];
     static imp_batch_seq seq[256];
@@ -114,10 +120,12 @@ static void run(imp_exec *x, uint32_t n_seq, uint32_t n_tok, uint32_t n_past, ui
                    .token = token,
                    .pos = pos,
                    .seq = seq,
-                   .out_row = out_row};
+                   .out_row = out_row,
+                   .top = top};
     const float *out;
     imp_error err = {0};
     if (x->dev->ops->run(x, &b, &out, &err) != IMP_OK) die("run", &err);
+    return out;
 }
 
 static double seconds(uint64_t t0)
@@ -148,6 +156,52 @@ static double read_ceiling(cuda_device *d)
     return best;
 }
 
+/* A step with its tokens chosen: from rows that come to the host, and from their best columns. */
+static void bench_sampling(imp_exec *x, const char *spec, uint32_t n_vocab)
+{
+    static const char *const how[] = {"greedy", "top-k 40, top-p, min-p", "top-p 0.9"};
+    enum { STEPS = 64, MODES = 3 };
+    imp_sampler_scratch w;
+    if (imp_sampler_scratch_init(&w, n_vocab) != IMP_OK) exit(1);
+    for (uint32_t batch = 1; batch <= 32; batch *= 32) {
+        uint32_t per_seq = (depth + 64) / IMP_KV_BLOCK + 1, n_row = 0;
+        for (int mode = 0; mode < MODES; mode++) {
+            imp_sampling p;
+            imp_sampling_default(&p);
+            if (mode == 0) p.temperature = 0;
+            if (mode == 2) p.top_k = 0, p.min_p = 0, p.top_p = 0.9f;
+            p.seed = 1;
+            double run_s[2] = {0}, choose_s[2] = {0};
+            int32_t chosen[2][STEPS * 32];
+            for (int top = 0; top < 2; top++) {
+                imp_sampler s;
+                imp_sampler_init(&s, &p);
+                for (int i = -4; i < STEPS; i++) {
+                    uint64_t t0 = imp_now_ns();
+                    const float *out = run(x, batch, 1, depth + (uint32_t)IMP_MAX(i, 0), per_seq, top == 1);
+                    double ran = seconds(t0);
+                    t0 = imp_now_ns();
+                    for (uint32_t r = 0; i >= 0 && r < batch; r++) {
+                        imp_row row = {
+                            .x = x, .row = r, .logits = out == NULL ? NULL : out + (size_t)r * n_vocab};
+                        chosen[top][(uint32_t)i * batch + r] = imp_row_next(&row, &s, &w, NULL, 0, 0, NULL);
+                        n_row += out == NULL && row.logits != NULL;
+                    }
+                    if (i >= 0) run_s[top] += ran, choose_s[top] += seconds(t0);
+                }
+            }
+            printf("%s: x%-2u %-22s  rows to the host: step %.3f ms + choosing %.3f ms; best columns: %.3f + "
+                   "%.3f "
+                   "ms; %s tokens, %u rows asked for\n",
+                   spec, batch, how[mode], run_s[0] / STEPS * 1e3, choose_s[0] / STEPS * 1e3,
+                   run_s[1] / STEPS * 1e3, choose_s[1] / STEPS * 1e3,
+                   memcmp(chosen[0], chosen[1], STEPS * batch * 4) == 0 ? "the same" : "OTHER", n_row);
+        }
+    }
+    imp_sampler_scratch_deinit(&w);
+    fflush(stdout);
+}
+
 static void bench(imp_device *d, const char *spec, double ceiling)
 {
     const char *colon = strchr(spec, ':');
@@ -163,17 +217,23 @@ static void bench(imp_device *d, const char *spec, double ceiling)
                       .max_out = 64,
                       .max_ctx = 8192,
                       .n_kv_block = 4096,
-                      .kv_dtype = IMP_F16};
+                      .kv_dtype = kv_type};
     imp_exec *x;
     imp_error err = {0};
     uint64_t t0 = imp_now_ns();
     if (d->ops->compile(d, g, &lim, &x, &err) != IMP_OK) die("compile", &err);
-    printf("%s: loaded in %.1f s\n", spec, seconds(t0));
+    printf("%s: loaded in %.1f s, %s cache\n", spec, seconds(t0), imp_dtype_get(kv_type)->name);
+    if (sampling) {
+        bench_sampling(x, spec, s->n_vocab);
+        d->ops->exec_free(x);
+        imp_graph_free(g);
+        return;
+    }
     for (uint32_t n = 512; n <= 4096; n *= 8) {
         double best = 0;
         for (int i = 0; i < 4; i++) {
             t0 = imp_now_ns();
-            run(x, 1, n, 0, 0);
+            (void)run(x, 1, n, 0, 0, false);
             best = IMP_MAX(best, n / seconds(t0));
         }
         double flop =
@@ -185,11 +245,11 @@ static void bench(imp_device *d, const char *spec, double ceiling)
     for (uint32_t batch = 1; batch <= 64; batch *= batch == 1 ? 4 : 2) {
         if (one_batch != 0 && batch != one_batch) continue;
         uint32_t per_seq = (depth + 64) / IMP_KV_BLOCK + 1;
-        for (int i = 0; i < 4; i++) run(x, batch, 1, depth, per_seq);
+        for (int i = 0; i < 4; i++) (void)run(x, batch, 1, depth, per_seq, false);
         t0 = imp_now_ns();
         uint64_t gpu = 0;
         for (uint32_t i = 0; i < 64; i++) {
-            run(x, batch, 1, depth + i, per_seq);
+            (void)run(x, batch, 1, depth + i, per_seq, false);
             gpu += d->ops->last_ns(x);
         }
         double each = seconds(t0) / 64;
@@ -223,6 +283,10 @@ int main(int argc, char **argv)
             n_layer = (uint32_t)atoi(argv[i] + 7);
         } else if (strncmp(argv[i], "depth=", 6) == 0) {
             depth = (uint32_t)atoi(argv[i] + 6);
+        } else if (strncmp(argv[i], "kv=", 3) == 0) {
+            kv_type = imp_dtype_from_name(argv[i] + 3);
+        } else if (strcmp(argv[i], "sampling=1") == 0) {
+            sampling = true;
         } else if (strncmp(argv[i], "batch=", 6) == 0) {
             one_batch = (uint32_t)atoi(argv[i] + 6);
         } else {

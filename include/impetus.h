@@ -410,6 +410,9 @@ char *imp_explain_json(imp_engine *e, uint64_t id);
 char *imp_candidates_json(imp_engine *e, imp_model *m, uint32_t n_prompt, uint32_t n_gen, uint32_t n_batch);
 /* The engine's devices: kind, state, measured and learned numbers. */
 char *imp_units_json(imp_engine *e);
+/* Those that do not work now: [{"device","state","reason"}]; state "failed": tried again later, "lost": not before the
+ * program starts anew. "[]": all work. */
+char *imp_failed_units_json(imp_engine *e);
 
 /* ---- counters ----------------------------------------------------------------------------- */
 

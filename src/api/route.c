@@ -143,6 +143,18 @@ static void text_answer(const imp_api_sink *s, const char *json)
     imp_api_answer(s, 200, &b);
 }
 
+/* 200 as long as the server answers; which devices do not work is said beside it. */
+static void health(imp_api *a, const imp_api_sink *s)
+{
+    imp_buf b = {0};
+    char *failed = imp_failed_units_json(a->config.engine);
+    imp_buf_str(&b, "{\"status\":\"ok\"");
+    if (failed != NULL && strcmp(failed, "[]") != 0) imp_buf_fmt(&b, ",\"devices\":%s", failed);
+    imp_buf_str(&b, "}");
+    imp_free(failed);
+    imp_api_answer(s, 200, &b);
+}
+
 static imp_api_call *count_tokens(imp_api *a, const imp_api_request *rq, imp_endpoint ep,
                                   const imp_api_sink *s)
 {
@@ -203,7 +215,7 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_RESPONSE: imp_api_response_one(a, rq, rq->path + strlen(r->path), s); break;
     case R_MODELS: imp_api_models(a, s); break;
     case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;
-    case R_HEALTH: text_answer(s, "{\"status\":\"ok\"}"); break;
+    case R_HEALTH: health(a, s); break;
     case R_READY: ready(a, s); break;
     case R_METRICS: imp_api_metrics(a, s); break;
     case R_VERSION: text_answer(s, "{\"version\":\"" IMPETUS_VERSION "\"}"); break;

@@ -39,7 +39,16 @@ typedef struct imp_batch {
     const imp_batch_seq *seq; /* [n_seq], covering all tokens in order */
     const uint32_t *out_row;  /* [n_out] rows that GATHER picks; unused when the graph pools */
     const float *input;       /* [n_tok][width] rows of a graph with an INPUT */
+    bool top; /* the rows stay on the device, which has ops.top: run gives none (*out NULL) */
 } imp_batch;
+
+/* The best columns of a row: what most samplers need of it. */
+enum { IMP_DEV_TOP = 256 };
+typedef struct imp_dev_top {
+    uint32_t n; /* IMP_DEV_TOP, or fewer: then all columns that are numbers */
+    double sum; /* of exp(value - the best one), within (columns + 64) * 2^-52 of itself; no number when the best is infinite */
+    const imp_token_prob *best; /* [n] columns and their values (in logprob): best first, equal ones by column */
+} imp_dev_top;
 
 typedef struct imp_dev_memory {
     uint64_t
@@ -85,6 +94,13 @@ typedef struct imp_device_ops {
     /* Row 0 of value v as the last run computed it, with limits.keep; row r is *stride floats further each. NULL: v is a
      * weight. */
     const float *(*value)(const imp_exec *x, imp_val v, uint64_t *stride);
+    /* Behind a run with batch.top: the best columns of row `row` of its result, valid until the next call of top or run;
+     * columns that mask does not have (bit i % 32 of word i / 32; NULL: it has all) count as -inf. Both or none. */
+    imp_status (*top)(imp_exec *x, uint32_t row, const uint32_t *mask, imp_dev_top *out, imp_error *err);
+    /* Behind a run with batch.top: the whole row, valid until the next run. */
+    imp_status (*row)(imp_exec *x, uint32_t row, const float **out, imp_error *err);
+    /* true: it failed for good, and refuses everything until it is opened anew; text: why. NULL: that does not happen. */
+    bool (*lost)(const imp_device *d, char *text, size_t cap);
     /* Bytes of memory of its own that are free now; NULL: it uses the machine's. */
     uint64_t (*mem_free)(const imp_device *d);
     /* An executable that is made ready in the background, or may stop being so: OK, it can run; NOT_READY, it is being

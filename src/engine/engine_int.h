@@ -48,8 +48,12 @@ typedef struct imp_unit {
     char why_unmetered[128];
     uint64_t failed_ns; /* place_lock; when it last failed; 0: never */
     uint32_t n_fail;
+    char why_failed[160]; /* place_lock; the last time */
     uint32_t n_learned; /* lessons since the store was written */
 } imp_unit;
+
+/* It has failed, and its device says that this is for good. place_lock held. */
+bool imp_unit_lost(const imp_unit *u);
 
 typedef struct imp_instance {
     imp_unit *unit;

@@ -27,6 +27,29 @@ static const char *ruled_out(const imp_unit *u, const imp_cost *c, bool embed)
     return imp_place_ruled_out(&rules, u->learn.machine.kind, has_npu(u->engine), c, embed);
 }
 
+bool imp_unit_lost(const imp_unit *u)
+{
+    char text[160];
+    return u->failed_ns != 0 && u->device->ops->lost != NULL &&
+           u->device->ops->lost(u->device, text, sizeof text);
+}
+
+/* place_lock held. */
+static void note_failure(imp_unit *u, const imp_error *err)
+{
+    if (u->failed_ns == 0) u->n_fail++;
+    u->failed_ns = imp_now_ns();
+    (void)snprintf(u->why_failed, sizeof u->why_failed, "%.159s", err->text);
+}
+
+static void on_failed(void *user, const imp_error *err)
+{
+    imp_instance *x = user;
+    imp_mutex_lock(x->unit->engine->place_lock);
+    note_failure(x->unit, err);
+    imp_mutex_unlock(x->unit->engine->place_lock);
+}
+
 /* Whether the device can run the model now; text: what it does meanwhile. The instance does not go meanwhile. */
 static bool is_ready(const imp_instance *x, bool embed, char *text, size_t cap)
 {
@@ -44,6 +67,7 @@ static const char *why_not(const imp_unit *u, imp_instance *x, const imp_place_r
                                      imp_place_meant(require, NULL, u->device->name));
     if (u->failed_ns != 0 && u->engine->n_unit > 1 && u->device->ops->state == NULL) {
         uint64_t rest = (uint64_t)FAIL_REST_S * 1000000000u << IMP_MIN(u->n_fail, 6u);
+        if (imp_unit_lost(u)) return "it failed for good: restart to use it again";
         if (imp_now_ns() - u->failed_ns < rest) return "it failed a moment ago";
     }
     if (u->only_forced && !asked && u->engine->n_unit > 1)
@@ -410,8 +434,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
     imp_record *rec = i.tag;
     imp_mutex_lock(e->place_lock);
     if (rec != NULL) set_coming(m, rec, false);
-    if (x->unit->failed_ns == 0) x->unit->n_fail++;
-    x->unit->failed_ns = imp_now_ns();
+    note_failure(x->unit, err);
     imp_place_request p = {.model = (uint64_t)(uintptr_t)m,
                            .cost = i.kind == IMP_REQUEST_EMBED ? &m->cost_embed : &m->cost_generate,
                            .embed = i.kind == IMP_REQUEST_EMBED,
@@ -482,8 +505,11 @@ static void on_end(void *user, struct job *j, imp_finish finish)
 
 void imp_route_hooks(imp_instance *x, imp_sched_hooks *out)
 {
-    *out = (imp_sched_hooks){
-        .user = &x->model->inst[x->unit->index], .on_step = on_step, .predict = predict, .on_end = on_end};
+    *out = (imp_sched_hooks){.user = &x->model->inst[x->unit->index],
+                             .on_step = on_step,
+                             .predict = predict,
+                             .on_end = on_end,
+                             .on_failed = on_failed};
     if (x->unit->engine->n_unit == 1) return;
     out->on_prefilled = on_prefilled;
     out->on_pushed = on_pushed;

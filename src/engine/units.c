@@ -265,6 +265,33 @@ static void write_states(imp_buf *b, const imp_engine *e, const imp_unit *u)
     imp_buf_str(b, "]");
 }
 
+/* place_lock held. */
+static const char *state_of(const imp_unit *u)
+{
+    return u->failed_ns == 0 ? "ready" : imp_unit_lost(u) ? "lost" : "failed";
+}
+
+char *imp_failed_units_json(imp_engine *e)
+{
+    imp_buf b = {0};
+    uint32_t n = 0;
+    imp_buf_str(&b, "[");
+    imp_mutex_lock(e->place_lock);
+    for (uint32_t i = 0; i < e->n_unit; i++) {
+        const imp_unit *u = e->unit[i];
+        if (u->failed_ns == 0) continue;
+        imp_buf_fmt(&b, "%s{\"device\":\"%s\",\"state\":\"%s\",\"reason\":", n++ > 0 ? "," : "",
+                    u->device->name, state_of(u));
+        imp_text_write(&b, u->why_failed);
+        imp_buf_str(&b, "}");
+    }
+    imp_mutex_unlock(e->place_lock);
+    imp_buf_str(&b, "]");
+    char *text = imp_buf_take(&b);
+    imp_buf_deinit(&b);
+    return text;
+}
+
 char *imp_units_json(imp_engine *e)
 {
     imp_buf b = {0};
@@ -277,7 +304,11 @@ char *imp_units_json(imp_engine *e)
         imp_buf_fmt(
             &b, "%s{\"device\":\"%s\",\"kind\":\"%s\",\"driver\":\"%s\",\"simulated\":%s,\"state\":\"%s\"",
             i ? "," : "", u->device->name, imp_unit_kind_name(m->kind), u->device->ops->kind,
-            imp_dev_is_sim(u->device) ? "true" : "false", u->failed_ns != 0 ? "failed" : "ready");
+            imp_dev_is_sim(u->device) ? "true" : "false", state_of(u));
+        if (u->failed_ns != 0) {
+            imp_buf_str(&b, ",\"reason\":");
+            imp_text_write(&b, u->why_failed);
+        }
         if (u->device->ops->state != NULL) write_states(&b, e, u);
         if (m->kind != IMP_UNIT_CPU) {
             imp_buf_str(&b, ",\"settings\":");

@@ -33,6 +33,7 @@ void imp_step_fail(imp_sched *s, const step *t, job_list *list, const imp_error 
 {
     imp_log(IMP_LOG_ERROR, "a step failed: %s", err->text);
     const imp_sched_hooks *h = &s->c.hooks;
+    if (err->status == IMP_DEVICE && h->on_failed != NULL) h->on_failed(h->user, err);
     bool lost = err->status == IMP_DEVICE && h->on_stranded != NULL;
     for (uint32_t i = 0; i < t->n_seq; i++) {
         job *j = s->seq_job[i];

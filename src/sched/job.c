@@ -173,7 +173,7 @@ static void release(job *j, size_t n, bool last)
     }
 }
 
-bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end)
+bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, imp_row *row, bool is_end)
 {
     j->ids[j->n_ids++] = id;
     if (j->dry != NULL) mark_break(j, j->n_ids - 1);
@@ -184,7 +184,7 @@ bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float
         size_t i = j->n_token++;
         j->token[i].id = id;
         j->token[i].logprob =
-            imp_logprobs(scratch, logits, id, j->top + i * j->r.n_logprobs, j->r.n_logprobs);
+            imp_row_logprobs(row, scratch, id, j->top + i * j->r.n_logprobs, j->r.n_logprobs);
         j->token_at[i].from = from;
         j->token_at[i].to = j->n_released + j->stop.held.n;
     }

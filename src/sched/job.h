@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "sched/push.h"
+#include "sched/row.h"
 #include "sched/sampler.h"
 #include "sched/sched.h"
 #include "sched/spec.h"
@@ -74,8 +75,8 @@ IMP_MUST_USE imp_status imp_job_new(const imp_request *r, uint64_t id, const imp
                                     uint32_t n_ctx, job **out);
 void imp_job_free(job *j);
 
-/* One more token was chosen: text goes out through the callback. true: a stop string ended it. */
-bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, const float *logits, bool is_end);
+/* One more token was chosen, from this row when log probabilities are wanted: text goes out through the callback. true: a stop string ended it. */
+bool imp_job_token(job *j, int32_t id, imp_sampler_scratch *scratch, imp_row *row, bool is_end);
 /* The final event, after held-back text (unless a stop string ended it). The job is freed by the caller. */
 void imp_job_finish(job *j, imp_finish finish, const imp_error *err);
 

@@ -220,8 +220,7 @@ static size_t best_p(const float *logit, uint32_t n, imp_token_prob *cand, float
     }
 }
 
-/* How many of the m ordered candidates top-p keeps. total: the mass that counts as 1, over exp(max). */
-static size_t cut_p(const imp_token_prob *cand, size_t m, float top_p, float max, double total)
+size_t imp_sampler_cut_p(const imp_token_prob *cand, size_t m, float top_p, float max, double total)
 {
     double sum = 0;
     for (size_t i = 0; i < m; i++) {
@@ -252,34 +251,57 @@ static size_t all_from(const imp_sampler_scratch *w, float floor)
     return m;
 }
 
+static bool is_typical(const imp_sampling *p)
+{
+    return p->typical_p > 0 && p->typical_p < 1;
+}
+
+/* Min-p of the m ordered candidates. */
+static size_t cut_min_p(const imp_sampling *p, const imp_token_prob *cand, size_t m, float max)
+{
+    float floor = p->min_p > 0 ? max + logf(p->min_p) : -INFINITY;
+    if (is_typical(p) && m > 0 && cand[0].logprob < max && p->min_p > 0) /* the likeliest may be gone */
+        floor = cand[0].logprob + logf(p->min_p);
+    while (m > 1 && cand[m - 1].logprob < floor) m--;
+    return m;
+}
+
+size_t imp_sampler_truncate(const imp_sampling *p, imp_sampler_scratch *w, size_t m, float max)
+{
+    double total = 0;
+    if (is_typical(p)) {
+        m = imp_sampler_typical(w->cand, m, p->typical_p, (double)max);
+        qsort(w->cand, m, sizeof *w->cand, imp_sampler_by_logit);
+    }
+    for (size_t i = 0; i < m; i++) total += exp((double)w->cand[i].logprob - max);
+    if (p->top_p < 1) m = imp_sampler_cut_p(w->cand, m, p->top_p, max, total);
+    return cut_min_p(p, w->cand, m, max);
+}
+
 /* Top-k, typical, top-p and min-p: how many candidates are left in w->cand. */
 static size_t truncate(const imp_sampling *p, imp_sampler_scratch *w, float max)
 {
-    float floor = p->min_p > 0 ? max + logf(p->min_p) : -INFINITY;
     bool top_k = p->top_k > 0 && (uint32_t)p->top_k < w->n_vocab, top_p = p->top_p < 1;
-    bool typical = p->typical_p > 0 && p->typical_p < 1, ordered = top_k;
-    size_t m = 0;
+    if (top_k)
+        return imp_sampler_truncate(p, w, imp_sampler_best_k(w->logit, w->n_vocab, w->cand, (size_t)p->top_k),
+                                    max);
+    if (is_typical(p)) return imp_sampler_truncate(p, w, all_from(w, -INFINITY), max);
+    if (!top_p) return all_from(w, p->min_p > 0 ? max + logf(p->min_p) : -INFINITY); /* in no order */
     double total = 0;
-    if (!top_k && !typical && !top_p) return all_from(w, floor); /* nothing needs an order */
-    if (top_k) m = imp_sampler_best_k(w->logit, w->n_vocab, w->cand, (size_t)p->top_k);
-    if (typical) {
-        if (!top_k) m = all_from(w, -INFINITY);
-        m = imp_sampler_typical(w->cand, m, p->typical_p, (double)max);
-        ordered = false;
-    }
-    if (top_k || typical) {
-        if (!ordered) qsort(w->cand, m, sizeof *w->cand, imp_sampler_by_logit);
-        for (size_t i = 0; i < m; i++) total += exp((double)w->cand[i].logprob - max);
-    } else {
-        for (uint32_t i = 0; i < w->n_vocab; i++)
-            if (!isnan(w->logit[i])) total += exp((double)w->logit[i] - max);
-        m = best_p(w->logit, w->n_vocab, w->cand, p->top_p, max, total);
-    }
-    if (top_p) m = cut_p(w->cand, m, p->top_p, max, total);
-    if (typical && m > 0 && w->cand[0].logprob < max && p->min_p > 0) /* the likeliest may be gone */
-        floor = w->cand[0].logprob + logf(p->min_p);
-    while (m > 1 && w->cand[m - 1].logprob < floor) m--;
-    return m;
+    for (uint32_t i = 0; i < w->n_vocab; i++)
+        if (!isnan(w->logit[i])) total += exp((double)w->logit[i] - max);
+    size_t m = best_p(w->logit, w->n_vocab, w->cand, p->top_p, max, total);
+    return cut_min_p(p, w->cand, imp_sampler_cut_p(w->cand, m, p->top_p, max, total), max);
+}
+
+int32_t imp_sampler_choose(imp_sampler *s, imp_sampler_scratch *w, size_t m, float max)
+{
+    m = imp_sampler_xtc(s, w->cand, m, (double)max);
+    double t = imp_sampler_temperature(&s->p, w->cand, m, (double)max);
+    if (t < 1e-6) t = 1e-6; /* the likeliest of what is left */
+    double top = -INFINITY;
+    for (size_t i = 0; i < m; i++) top = IMP_MAX(top, (double)w->cand[i].logprob);
+    return w->cand[imp_sampler_draw(s, w->cand, m, top, t)].id;
 }
 
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *logits, const int32_t *ids,
@@ -297,13 +319,7 @@ int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *w, const float *lo
     bool greedy = p->temperature <= 0 && (p->dynatemp_range <= 0 || p->mirostat != 0);
     if (greedy || !isfinite(max) || (p->top_k == 1 && p->mirostat == 0)) return best;
     if (p->mirostat != 0) return imp_sampler_mirostat(s, w, (double)max);
-    size_t m = truncate(p, w, max);
-    m = imp_sampler_xtc(s, w->cand, m, (double)max);
-    double t = imp_sampler_temperature(p, w->cand, m, (double)max);
-    if (t < 1e-6) t = 1e-6; /* the likeliest of what is left */
-    double top = -INFINITY;
-    for (size_t i = 0; i < m; i++) top = IMP_MAX(top, (double)w->cand[i].logprob);
-    return w->cand[imp_sampler_draw(s, w->cand, m, top, t)].id;
+    return imp_sampler_choose(s, w, truncate(p, w, max), max);
 }
 
 float imp_logprobs(imp_sampler_scratch *w, const float *logits, int32_t id, imp_token_prob *top, size_t n)

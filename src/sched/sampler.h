@@ -2,7 +2,7 @@
 #ifndef IMP_SAMPLER_H
 #define IMP_SAMPLER_H
 
-#include "base/base.h"
+#include "dev/dev.h"
 
 /* What a request wants (borrowed pointers: the job owns bias) and where its random numbers stand. */
 typedef struct imp_sampler {
@@ -50,8 +50,18 @@ void imp_sampler_init(imp_sampler *s, const imp_sampling *p);
 int32_t imp_sampler_next(imp_sampler *s, imp_sampler_scratch *scratch, const float *logits,
                          const int32_t *ids, size_t n_ids, size_t n_prompt, const uint32_t *mask);
 
+/* Whether these settings can be decided by the best columns of a row: no penalties, biases, DRY or mirostat (temperature 0
+ * is), top-k up to IMP_DEV_TOP, or top-p or min-p without typical sampling. */
+bool imp_sampler_takes_top(const imp_sampling *p);
+/* imp_sampler_next from the best of the row (with the mask already); *id may be -1. false: they do not decide it, nothing
+ * has changed: imp_sampler_next with the whole row does. */
+bool imp_sampler_from_top(imp_sampler *s, imp_sampler_scratch *scratch, const imp_dev_top *best, int32_t *id);
+
 /* log softmax of the unmodified logits: of token id, and the n best (best first) into top. */
 float imp_logprobs(imp_sampler_scratch *scratch, const float *logits, int32_t id, imp_token_prob *top,
                    size_t n);
+/* The same from the best of the row, without a mask. top NULL: only whether. false: they do not say. */
+bool imp_logprobs_from_top(const imp_dev_top *best, uint32_t n_vocab, int32_t id, float *logprob,
+                           imp_token_prob *top, size_t n);
 
 #endif

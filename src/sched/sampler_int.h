@@ -12,6 +12,13 @@ size_t imp_sampler_best_k(const float *logit, uint32_t n, imp_token_prob *cand, 
 /* One of the m candidates by the exponentials of (logit - max) / temperature. */
 size_t imp_sampler_draw(imp_sampler *s, const imp_token_prob *cand, size_t m, double max, double temperature);
 
+/* How many of the m ordered candidates top-p keeps. total: the mass that counts as 1, over exp(max). */
+size_t imp_sampler_cut_p(const imp_token_prob *cand, size_t m, float top_p, float max, double total);
+/* Typical, top-p and min-p of the m candidates in w->cand that top-k left, in order: how many are left. */
+size_t imp_sampler_truncate(const imp_sampling *p, imp_sampler_scratch *w, size_t m, float max);
+/* XTC, temperature and the draw: one of the m candidates that truncation left. */
+int32_t imp_sampler_choose(imp_sampler *s, imp_sampler_scratch *w, size_t m, float max);
+
 /* ---- sampler_dry.c ---- */
 /* Take from each logit what the token would cost by making a sequence longer that was there before. */
 void imp_sampler_dry(const imp_sampler *s, imp_sampler_scratch *w, const int32_t *ids, size_t n_ids);

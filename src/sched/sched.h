@@ -55,6 +55,8 @@ typedef struct imp_sched_hooks {
     /* A job with `split` has its first token (on a device that reads prompts only: all but its last prompt token is read),
      * its cache is exported: true when it was moved (imp_sched_move). */
     bool (*on_prefilled)(void *user, struct job *j);
+    /* The device failed in a step; before the jobs that were on it are stranded. */
+    void (*on_failed)(void *user, const imp_error *err);
     /* The device failed: true when the job was moved, false ends it with err. */
     bool (*on_stranded)(void *user, struct job *j, const imp_error *err);
     /* More of the cache of a job with `split` lies on the host: the unit that will decode may take it (imp_sched_land). */

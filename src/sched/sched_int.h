@@ -76,7 +76,8 @@ typedef struct step {
     uint32_t n_decode; /* sequences that generate */
     uint32_t n_draft;  /* guesses: then nothing but sequences that generate is in the step */
     uint32_t n_generated;
-    double s; /* what it took by the device's clock */
+    double s;         /* what it took by the device's clock */
+    const float *out; /* the device's result; NULL: it stays there (row.h) */
     /* pace.c */
     bool paced, pieces; /* prompts are limited; some were read in pieces */
     uint32_t budget;    /* tokens left for pieces; UINT32_MAX: not asked for yet */

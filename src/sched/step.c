@@ -147,8 +147,18 @@ static bool is_end(const imp_net_config *cfg, const job *j, int32_t id)
     return false;
 }
 
-/* One more token of j, chosen from these logits. false: j is not here any more. */
-static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
+/* The device failed when the step was over: another one takes j, or j ends. */
+static bool strand(imp_sched *s, job *j, const imp_error *err)
+{
+    const imp_sched_hooks *h = &s->c.hooks;
+    if (h->on_failed != NULL) h->on_failed(h->user, err);
+    if (h->on_stranded == NULL || !h->on_stranded(h->user, j, err))
+        imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, err);
+    return false;
+}
+
+/* One more token of j, chosen from this row of the result. false: j is not here any more. */
+static bool take_row(imp_sched *s, step *t, job *j, uint32_t row)
 {
     imp_error err;
     const uint32_t *mask;
@@ -156,7 +166,11 @@ static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
         imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
         return false;
     }
-    int32_t id = imp_sampler_next(&j->sampler, &s->scratch, logits, j->ids, j->n_ids, j->n_prompt, mask);
+    imp_row r = {.x = s->c.generate, .row = row};
+    if (t->out != NULL) r.logits = t->out + (size_t)row * s->c.net->cfg.n_vocab;
+    int32_t id = imp_row_next(&r, &j->sampler, &s->scratch, j->ids, j->n_ids, j->n_prompt, mask);
+    if (id >= 0 && j->r.want_logprobs && !imp_row_can_logprobs(&r, &s->scratch, id, j->r.n_logprobs)) id = -1;
+    if (r.status != IMP_OK) return strand(s, j, &r.err);
     if (id < 0) {
         (void)imp_fail(&err, j->r.sampling.n_bias > 0 ? IMP_INVALID : IMP_DEVICE,
                        j->r.sampling.n_bias > 0 ? "logit_bias leaves no token to choose"
@@ -168,7 +182,7 @@ static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
     if (j->t_first == 0) j->t_first = imp_now_ns();
     imp_fair_serve(&s->fair, j->fair, IMP_FAIR_GENERATED);
     bool end = is_end(&s->c.net->cfg, j, id);
-    bool stopped = imp_job_token(j, id, &s->scratch, logits, end);
+    bool stopped = imp_job_token(j, id, &s->scratch, &r, end);
     size_t n_chosen = j->n_ids;
     stopped = stopped || (!end && imp_constrain_follow(s, j, id));
     j->spec.n_forced += (uint32_t)(j->n_ids - n_chosen);
@@ -191,14 +205,14 @@ static bool take_logits(imp_sched *s, step *t, job *j, const float *logits)
 }
 
 /* The step computed guesses behind j's last token: choose a token from the first row, then from each further one as long
- * as what was chosen (or had to follow) is what had been guessed. logits: of all q->n_tok rows. */
-static void check_guesses(imp_sched *s, step *t, job *j, const imp_batch_seq *q, const float *logits)
+ * as what was chosen (or had to follow) is what had been guessed. first: the first of all q->n_tok rows of the result. */
+static void check_guesses(imp_sched *s, step *t, job *j, const imp_batch_seq *q, uint32_t first)
 {
     const int32_t *token = s->token + q->first_tok;
     uint32_t past = j->n_past, row = 0;
     for (bool same = true; same;) {
         j->n_past = past + row + 1;
-        if (!take_logits(s, t, j, logits + (size_t)row * s->c.net->cfg.n_vocab)) return;
+        if (!take_row(s, t, j, first + row)) return;
         uint32_t last = (uint32_t)j->n_ids - 1 - past, from = row;
         while (row < last && row + 1 < q->n_tok && token[row + 1] == j->ids[past + row + 1]) row++;
         same = row == last;
@@ -226,14 +240,14 @@ static void hand_on(imp_sched *s, job *j)
     imp_sched_end(s, &s->running, j, IMP_FINISH_ERROR, &err);
 }
 
-static void hand_out(imp_sched *s, step *t, const float *out)
+static void hand_out(imp_sched *s, step *t)
 {
     size_t n_vocab = s->c.net->cfg.n_vocab;
     for (uint32_t i = 0; i < t->n_seq; i++) {
         job *j = s->seq_job[i];
         uint32_t first = j->n_past, n = s->seq[i].n_tok;
         if (t->n_draft > 0 && n > 1) {
-            check_guesses(s, t, j, &s->seq[i], out + (size_t)s->seq_out[i] * n_vocab);
+            check_guesses(s, t, j, &s->seq[i], s->seq_out[i]);
             continue;
         }
         j->n_past += n;
@@ -241,11 +255,11 @@ static void hand_out(imp_sched *s, step *t, const float *out)
         if (j->split) export_cache(s, j);
         if (s->prefill_only) hand_on(s, j);
         if (s->seq_out[i] == UINT32_MAX) continue;
-        const float *logits = out + (size_t)s->seq_out[i] * n_vocab;
         if (j->r.kind == IMP_REQUEST_GENERATE) {
-            take_logits(s, t, j, logits);
+            (void)take_row(s, t, j, s->seq_out[i]);
             continue;
         }
+        const float *logits = t->out + (size_t)s->seq_out[i] * n_vocab;
         for (uint32_t k = 0; k < n; k++) {
             imp_event ev = {.kind = IMP_EVENT_LOGITS,
                             .index = first + k,
@@ -255,6 +269,20 @@ static void hand_out(imp_sched *s, step *t, const float *out)
         }
         if (j->n_past == j->n_ids) imp_sched_end(s, &s->running, j, IMP_FINISH_STOP, NULL);
     }
+}
+
+/* Whether the rows may stay on the device: at least half of the requests need only the best of theirs. */
+static bool best_will_do(const imp_sched *s, const step *t)
+{
+    uint32_t n = 0;
+    if (s->c.generate->dev->ops->top == NULL || t->n_out == 0) return false;
+    for (uint32_t i = 0; i < t->n_seq; i++) {
+        const job *j = s->seq_job[i];
+        if (j->r.kind != IMP_REQUEST_GENERATE) return false;
+        if (s->seq_out[i] != UINT32_MAX && imp_sampler_takes_top(&j->sampler.p))
+            n += t->n_draft > 0 ? s->seq[i].n_tok : 1;
+    }
+    return 2 * n >= t->n_out;
 }
 
 bool imp_step_generate(imp_sched *s, double *decode_s)
@@ -274,15 +302,15 @@ bool imp_step_generate(imp_sched *s, double *decode_s)
                    .pos = s->pos,
                    .seq = s->seq,
                    .out_row = s->out_row};
-    const float *out = NULL;
+    b.top = best_will_do(s, &t);
     imp_error err;
     uint64_t t0 = imp_now_ns();
-    if (s->c.generate->dev->ops->run(s->c.generate, &b, &out, &err) != IMP_OK) {
+    if (s->c.generate->dev->ops->run(s->c.generate, &b, &t.out, &err) != IMP_OK) {
         imp_step_fail(s, &t, &s->running, &err);
     } else {
         imp_step_account(s, &t, s->c.generate, &b, false, t0);
         if (t.n_tok == t.n_decode + t.n_draft) imp_spec_learn(&s->times, t.n_tok, t.s);
-        hand_out(s, &t, out);
+        hand_out(s, &t);
     }
     if (t.n_decode > 0) *decode_s = t.s;
     imp_step_count(s, &t, t0, false);

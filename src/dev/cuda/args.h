@@ -23,6 +23,18 @@ enum { CU_KV_BLOCK = 64, CU_SPLIT = 128, CU_FAR = 2048, CU_SPLIT_FAR = 512 };
 #define CU_FN static inline
 #endif
 
+/* A cache's keys or values: [block][kv head] tiles of 64 positions. F32, F16: [64][head_dim]; Q8: int8 [64][head_dim], then
+ * f16 scales [64][head_dim / 32], those of a row in a file's blocks. */
+enum { CU_KV_F32, CU_KV_F16, CU_KV_Q8, CU_N_KV };
+CU_FN uint32_t cu_kv_tile_bytes(uint32_t kind, uint32_t head_dim)
+{
+    return CU_KV_BLOCK * head_dim *
+               (kind == CU_KV_F32   ? 4
+                : kind == CU_KV_F16 ? 2
+                                    : 1) +
+           (kind == CU_KV_Q8 ? CU_KV_BLOCK / 16 * head_dim : 0);
+}
+
 /* Columns of a tile. */
 CU_FN uint32_t cu_tile_k(uint32_t type)
 {
@@ -165,7 +177,7 @@ typedef struct cu_kv {
     CU_PTR(void) vc;
     CU_PTR(const int32_t) pos;
     CU_PTR(const int32_t) slot;
-    uint32_t ldq, ldqo, ldk, ldv, m, n_head, n_kv_head, head_dim, half;
+    uint32_t ldq, ldqo, ldk, ldv, m, n_head, n_kv_head, head_dim, kind;
     uint32_t q_rot, q_inter, k_rot, k_inter;
     float q_mscale, k_mscale;
 } cu_kv;
@@ -210,6 +222,32 @@ typedef struct cu_pool {
     CU_PTR(const int32_t) n_tok;
     uint32_t ldx, ldy, width, kind, n_seq;
 } cu_pool;
+
+/* top.cu: columns of a chunk, of the best that are kept, rows a launch takes. */
+enum { CU_TOP_CHUNK = 8192, CU_TOP = 256, CU_TOP_ROWS = 64 };
+typedef struct cu_top_pick {
+    int32_t id;
+    float logit;
+} cu_top_pick;
+typedef struct cu_top_row {
+    uint32_t n, pad;
+    double sum;
+    cu_top_pick best[CU_TOP];
+} cu_top_row;
+typedef struct cu_top_stat {
+    double sum;
+    float most, pad;
+} cu_top_stat;
+typedef struct cu_top {
+    CU_PTR(const float) x;
+    CU_PTR(const uint32_t) mask; /* bit i % 32 of word i / 32: column i counts; NULL: all do */
+    CU_PTR(uint64_t) part;       /* [row][n_chunk][CU_TOP] */
+    CU_PTR(cu_top_stat) stat;    /* [row][n_chunk] */
+    CU_PTR(uint32_t) count;      /* [row], zero between launches */
+    CU_PTR(cu_top_row) out;
+    uint32_t ldx, n, n_chunk, row0; /* rows from row0 on; their place in part, stat and count is from 0 on */
+    uint32_t masked;                /* not 0: the result goes to out[masked - 1] */
+} cu_top;
 
 typedef struct cu_route {
     CU_PTR(const float) logits;

@@ -2,7 +2,7 @@
 //
 // Idea:   a block has one split of the keys, one KV head and up to 8 of its query heads; the last block of a row joins the
 //         splits. Head sizes and caches that attn_step.cu and flash.cu are not made for come here.
-// Layout: cache of a layer: [block][kv head][64][head_dim], keys and values apart. part: [row][head][split][head_dim + 2].
+// Layout: cache of a layer: [block][kv head] tiles (args.h), keys and values apart. part: [row][head][split][head_dim + 2].
 // Always: where splits begin depends on the position alone.
 #include "attn.cuh"
 
@@ -11,36 +11,60 @@ namespace
 
 constexpr int THREADS = 128, WARPS = THREADS / 32;
 
-__device__ __forceinline__ float kv1(const float *p, uint64_t i)
+// A position's key or value.
+template <typename KV> struct kv_row {
+    const KV *p;
+    __device__ __forceinline__ kv_row(const void *cache, uint64_t tile, uint32_t slot, uint32_t hd)
+        : p((const KV *)cache + (tile * CU_KV_BLOCK + slot) * hd)
+    {
+    }
+    __device__ __forceinline__ float one(uint32_t d) const
+    {
+        return (float)p[d];
+    }
+    __device__ __forceinline__ float4 four(uint32_t d) const; // aligned
+};
+template <> __device__ __forceinline__ float4 kv_row<float>::four(uint32_t d) const
 {
-    return p[i];
+    return *(const float4 *)(p + d);
 }
-__device__ __forceinline__ float kv1(const __half *p, uint64_t i)
+template <> __device__ __forceinline__ float4 kv_row<__half>::four(uint32_t d) const
 {
-    return __half2float(p[i]);
-}
-// Four elements, aligned.
-__device__ __forceinline__ float4 kv4(const float *p, uint64_t i)
-{
-    return *(const float4 *)(p + i);
-}
-__device__ __forceinline__ float4 kv4(const __half *p, uint64_t i)
-{
-    uint2 v = *(const uint2 *)(p + i);
+    uint2 v = *(const uint2 *)(p + d);
     float2 a = __half22float2(*(__half2 *)&v.x), b = __half22float2(*(__half2 *)&v.y);
     return make_float4(a.x, a.y, b.x, b.y);
 }
+template <> struct kv_row<int8_t> {
+    const int8_t *p;
+    const __half *scale;
+    __device__ __forceinline__ kv_row(const void *cache, uint64_t tile, uint32_t slot, uint32_t hd)
+    {
+        const int8_t *t = (const int8_t *)cache + tile * cu_kv_tile_bytes(CU_KV_Q8, hd);
+        p = t + slot * hd;
+        scale = (const __half *)(t + CU_KV_BLOCK * hd) + slot * (hd / 32);
+    }
+    __device__ __forceinline__ float one(uint32_t d) const
+    {
+        return (float)p[d] * __half2float(scale[d / 32]);
+    }
+    __device__ __forceinline__ float4 four(uint32_t d) const
+    {
+        const char4 q = *(const char4 *)(p + d);
+        const float s = __half2float(scale[d / 32]);
+        return make_float4((float)q.x * s, (float)q.y * s, (float)q.z * s, (float)q.w * s);
+    }
+};
 
 // Keys b0..b0+n-1 of a sequence's KV head.
 template <typename KV> struct keys {
-    const KV *kc, *vc;
+    const void *kc, *vc;
     const int32_t *table;
     uint32_t b0, n, kvh, n_kv_head, hd;
     bool vec;
-    __device__ __forceinline__ uint64_t at(uint32_t i) const
+    __device__ __forceinline__ kv_row<KV> row(const void *cache, uint32_t i) const
     {
         const uint32_t j = b0 + i;
-        return (((uint64_t)table[j / CU_KV_BLOCK] * n_kv_head + kvh) * CU_KV_BLOCK + j % CU_KV_BLOCK) * hd;
+        return kv_row<KV>(cache, (uint64_t)table[j / CU_KV_BLOCK] * n_kv_head + kvh, j % CU_KV_BLOCK, hd);
     }
 };
 template <typename KV>
@@ -57,8 +81,8 @@ __device__ __forceinline__ keys<KV> keys_of(const cu_attn &a, uint32_t row, uint
         }
     }
     const uint32_t b0 = max(split_begin(split), lo), b1 = min(split_begin(split + 1), hi);
-    return {(const KV *)a.kc,
-            (const KV *)a.vc,
+    return {a.kc,
+            a.vc,
             a.table + (uint64_t)seq * a.table_stride,
             b0,
             b1 > b0 ? b1 - b0 : 0,
@@ -74,11 +98,11 @@ __device__ __forceinline__ void scores(const cu_attn &a, const keys<KV> &k, cons
 {
     for (uint32_t j = threadIdx.x; j < k.n; j += THREADS) {
         float s[G] = {};
-        const uint64_t p = k.at(j);
+        const kv_row<KV> key = k.row(k.kc, j);
         if (k.vec) {
 #pragma unroll 4
             for (uint32_t d = 0; d < k.hd; d += 4) {
-                const float4 k0 = kv4(k.kc, p + d);
+                const float4 k0 = key.four(d);
 #pragma unroll
                 for (int g = 0; g < G; g++) {
                     const float4 q0 = *(const float4 *)(qs + g * k.hd + d);
@@ -87,7 +111,7 @@ __device__ __forceinline__ void scores(const cu_attn &a, const keys<KV> &k, cons
             }
         } else {
             for (uint32_t d = 0; d < k.hd; d++) {
-                const float v = kv1(k.kc, p + d);
+                const float v = key.one(d);
 #pragma unroll
                 for (int g = 0; g < G; g++) s[g] += v * qs[g * k.hd + d];
             }
@@ -126,15 +150,15 @@ __device__ __forceinline__ void values(const keys<KV> &k, const float *sc, float
         float o[G][4] = {};
 #pragma unroll 8
         for (uint32_t j = warp; j < k.n; j += WARPS) {
-            const uint64_t p = k.at(j) + d;
+            const kv_row<KV> value = k.row(k.vc, j);
             float4 v = {0, 0, 0, 0};
             if (k.vec) {
-                v = kv4(k.vc, p);
+                v = value.four(d);
             } else {
-                v.x = kv1(k.vc, p);
-                if (d + 1 < k.hd) v.y = kv1(k.vc, p + 1);
-                if (d + 2 < k.hd) v.z = kv1(k.vc, p + 2);
-                if (d + 3 < k.hd) v.w = kv1(k.vc, p + 3);
+                v.x = value.one(d);
+                if (d + 1 < k.hd) v.y = value.one(d + 1);
+                if (d + 2 < k.hd) v.z = value.one(d + 2);
+                if (d + 3 < k.hd) v.w = value.one(d + 3);
             }
 #pragma unroll
             for (int g = 0; g < G; g++) {
@@ -197,6 +221,9 @@ template <typename KV, int G> __device__ __forceinline__ void attend(const cu_at
 ATTN(attn_f16_1, __half, 1)
 ATTN(attn_f16_4, __half, 4)
 ATTN(attn_f16_8, __half, 8)
+ATTN(attn_q8_1, int8_t, 1)
+ATTN(attn_q8_4, int8_t, 4)
+ATTN(attn_q8_8, int8_t, 8)
 ATTN(attn_f32_1, float, 1)
 ATTN(attn_f32_4, float, 4)
 ATTN(attn_f32_8, float, 8)

@@ -37,6 +37,27 @@ __device__ __forceinline__ void copy16(uint32_t to, const void *from, uint32_t n
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(n) : "memory");
 }
 
+// 16 int8 times a scale, as 16 halves. The bits of 0x6400 + u are the half 1024 + u.
+__device__ __forceinline__ void decode16(const uint4 &q, __half scale, uint4 (&out)[2])
+{
+    const __half2 d = __half2half2(scale), zero = __half2half2(__ushort_as_half(0x6480)); // 1024 + 128
+    const uint32_t w[4] = {q.x, q.y, q.z, q.w};
+    uint32_t h[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint32_t bits = __byte_perm(w[i / 2] ^ 0x80808080u, 0x64646464u, i & 1 ? 0x4342 : 0x4140);
+        const __half2 v = __hmul2(__hsub2(*(const __half2 *)&bits, zero), d);
+        h[i] = *(const uint32_t *)&v;
+    }
+    out[0] = make_uint4(h[0], h[1], h[2], h[3]);
+    out[1] = make_uint4(h[4], h[5], h[6], h[7]);
+}
+__device__ __forceinline__ void put16(uint32_t to, const uint4 &v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+}
+
 __device__ __forceinline__ void attn_put(const cu_attn &a, uint64_t row, uint32_t h, uint32_t d, float v)
 {
     if (a.y) a.y[row * a.ldy + h * a.head_dim + d] = v;

@@ -4,7 +4,8 @@
 //         earlier steps wrote go to shared memory while the kernel in front still runs; then q and the new key are rotated.
 //         Scores are K q^T on tensor cores: 16 keys a warp, the heads are the 8 columns, q as two f16 (q = hi + lo);
 //         the result is V^T p, 16 of the head's columns a warp, p as two f16. The last block of a row joins the splits.
-// Layout: cache of a layer: [block][kv head][64][HD] f16, keys and values apart; tiles in shared memory [128][HD] with
+//         A q8_0 cache comes to shared memory as it is and becomes f16 there, in its place.
+// Layout: cache of a layer: [block][kv head] tiles (args.h), f16 or q8_0, keys and values apart; tiles in shared memory [128][HD] with
 //         swapped pieces. part: [row][head][split][HD + 2].
 // Always: where splits begin depends on the position alone.
 #include "attn.cuh"
@@ -81,6 +82,52 @@ __device__ __forceinline__ void fetch(const cu_attn &a, const span &s, uint32_t 
     }
 }
 
+// The same from a q8_0 cache, as it is: a tile's integers, then its scales, lie where its halves will be.
+template <int HD>
+__device__ __forceinline__ void fetch_q8(const cu_attn &a, const span &s, uint32_t t0, shared<HD> &sm)
+{
+    constexpr uint32_t INTS = CU_KV_BLOCK * HD, BYTES = cu_kv_tile_bytes(CU_KV_Q8, HD), PIECES = BYTES / 16;
+    for (uint32_t x = threadIdx.x; x < 4 * PIECES; x += THREADS) {
+        const uint32_t c = x % PIECES, block = x / PIECES & 1, j = t0 + block * CU_KV_BLOCK;
+        if (j >= s.b1 || j + CU_KV_BLOCK <= s.b0) continue;
+        if (c < INTS / 16 && (j + c * 16 / HD < s.b0 || j + c * 16 / HD >= s.b1)) continue;
+        const bool value = x >= 2 * PIECES;
+        const uint8_t *from = (const uint8_t *)(value ? a.vc : a.kc) +
+                              ((uint64_t)s.table[j / CU_KV_BLOCK] * s.n_kv_head + s.kvh) * BYTES;
+        copy16((uint32_t)__cvta_generic_to_shared(value ? sm.v : sm.k) + block * BYTES + c * 16, from + c * 16,
+               16);
+    }
+}
+// What fetch_q8 brought, as halves in their places. All threads; ends with what other warps wrote still unseen.
+template <int HD> __device__ __forceinline__ void decode(const span &s, uint32_t t0, shared<HD> &sm)
+{
+    constexpr uint32_t BYTES = cu_kv_tile_bytes(CU_KV_Q8, HD), ROW = HD / 16, N = TILE * ROW / THREADS;
+    uint4 q[2][N];
+    __half d[2][N];
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) {
+            const uint32_t x = i * THREADS + threadIdx.x, r = x / ROW, c = x % ROW;
+            const uint8_t *tile = (const uint8_t *)(part ? sm.v : sm.k) + r / CU_KV_BLOCK * BYTES;
+            q[part][i] = *(const uint4 *)(tile + r % CU_KV_BLOCK * HD + c * 16);
+            d[part][i] = ((const __half *)(tile + CU_KV_BLOCK * HD))[r % CU_KV_BLOCK * (HD / 32) + c / 2];
+        }
+    __syncthreads();
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) {
+            const uint32_t x = i * THREADS + threadIdx.x, r = x / ROW, c = x % ROW, j = t0 + r;
+            const uint32_t to = (uint32_t)__cvta_generic_to_shared(part ? sm.v : sm.k);
+            uint4 h[2] = {};
+            if (j == s.pos) continue; // take_new's
+            if (j >= s.b0 && j < s.b1) decode16(q[part][i], d[part][i], h);
+            put16(kv_piece<HD>(to, r, 2 * c), h[0]);
+            put16(kv_piece<HD>(to, r, 2 * c + 1), h[1]);
+        }
+}
+
 // Rotates a head's HD values of x; this lane's pairs have the angles' cosine and sine already.
 template <int HD, typename F>
 __device__ __forceinline__ void rope(const float *x, uint32_t rot, bool inter, const float2 (&cs)[HD / 64],
@@ -127,7 +174,7 @@ __device__ __forceinline__ void take_q(const cu_step_attn &p, const span &s, sha
 }
 
 // The new key and value to their row of the tile and to the cache, by warps that have no head where there are such.
-template <int HD>
+template <int HD, bool Q8>
 __device__ __forceinline__ void take_new(const cu_step_attn &p, const span &s, shared<HD> &sm,
                                          const float2 (&cs)[HD / 64], int warp, int lane)
 {
@@ -137,16 +184,36 @@ __device__ __forceinline__ void take_new(const cu_step_attn &p, const span &s, s
     const uint32_t which = (warp + HEADS - s.nh) % HEADS;
     if (which > 1) return;
     __half *tile = which == 0 ? sm.k : sm.v;
-    __half *cache = (__half *)(which == 0 ? kv.kc : kv.vc) + s.at(s.pos) * HD;
+    void *all = which == 0 ? kv.kc : kv.vc;
+    __half *cache = (__half *)all + s.at(s.pos) * HD;
+    float *own = (float *)sm.p + which * HD; // nobody reads p now
+    auto keep = [&](uint32_t i, __half h) { tile[r * HD + (((i >> 3) ^ (r & 7)) << 3) + (i & 7)] = h; };
     auto put = [&](uint32_t i, float v) {
+        if (Q8) {
+            own[i] = v;
+            return;
+        }
         __half h = __float2half_rn(v);
-        tile[r * HD + (((i >> 3) ^ (r & 7)) << 3) + (i & 7)] = h;
+        keep(i, h);
         if (writes) cache[i] = h;
     };
     if (which == 0) {
         rope<HD>(kv.k + (uint64_t)s.row * kv.ldk + s.kvh * HD, kv.k_rot, kv.k_inter, cs, lane, put);
     } else {
         for (uint32_t i = lane; i < HD; i += 32) put(i, kv.v[(uint64_t)s.row * kv.ldv + s.kvh * HD + i]);
+    }
+    if (!Q8) return;
+    __syncwarp();
+    const uint32_t slot = s.pos % CU_KV_BLOCK;
+    int8_t *to = (int8_t *)all + s.at(s.pos) / CU_KV_BLOCK * cu_kv_tile_bytes(CU_KV_Q8, HD);
+    __half *scale = (__half *)(to + CU_KV_BLOCK * HD) + slot * (HD / 32);
+    for (uint32_t i = lane; i < HD; i += 32) {
+        __half d;
+        const int8_t q = encode_q8(own[i], d);
+        keep(i, __hmul(__int2half_rn(q), d));
+        if (!writes) continue;
+        to[slot * HD + i] = q;
+        if (lane == 0) scale[i / 32] = d;
     }
 }
 
@@ -236,7 +303,7 @@ __device__ __forceinline__ void values(shared<HD> &sm, const heads &w, int warp,
     for (int i = 0; i < 4; i++) o[i] += lo[i];
 }
 
-template <int HD> __device__ __forceinline__ void step(const cu_step_attn &p)
+template <int HD, bool Q8> __device__ __forceinline__ void step(const cu_step_attn &p)
 {
     extern __shared__ __align__(128) uint8_t raw[];
     shared<HD> &sm = *(shared<HD> *)raw;
@@ -250,7 +317,13 @@ template <int HD> __device__ __forceinline__ void step(const cu_step_attn &p)
     const span s = span_of(a);
     const uint32_t first =
         s.b1 > s.b0 ? s.j0 + (s.b0 - s.j0) / TILE * TILE : s.b1; // the first tile that is seen
-    if (first < s.b1) fetch<HD>(a, s, first, sm);
+    auto bring = [&](uint32_t t0) {
+        if (Q8)
+            fetch_q8<HD>(a, s, t0, sm);
+        else
+            fetch<HD>(a, s, t0, sm);
+    };
+    if (first < s.b1) bring(first);
     float2 cq[HD / 64], ck[HD / 64];
     const float pos = (float)p.kv.pos[s.row];
     angles<HD>(p.kv.q_freq, p.kv.q_rot, p.kv.q_mscale, pos, lane, cq);
@@ -260,8 +333,13 @@ template <int HD> __device__ __forceinline__ void step(const cu_step_attn &p)
     float o[4] = {};
     heads w = {{-INFINITY, -INFINITY}, {0, 0}, {0, 0}};
     for (uint32_t t0 = first; t0 < s.b1; t0 += TILE) {
-        if (t0 > first) fetch<HD>(a, s, t0, sm);
-        if (s.pos >= t0 && s.pos < t0 + TILE) take_new<HD>(p, s, sm, ck, warp, lane);
+        if (t0 > first) bring(t0);
+        if (Q8) {
+            asm volatile("cp.async.wait_all;" ::: "memory");
+            __syncthreads();
+            decode<HD>(s, t0, sm);
+        }
+        if (s.pos >= t0 && s.pos < t0 + TILE) take_new<HD, Q8>(p, s, sm, ck, warp, lane);
         asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
         float c[4];
@@ -297,11 +375,12 @@ template <int HD> __device__ __forceinline__ void step(const cu_step_attn &p)
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS) attn_step_64(const __grid_constant__ cu_step_attn a)
-{
-    step<64>(a);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) attn_step_128(const __grid_constant__ cu_step_attn a)
-{
-    step<128>(a);
-}
+#define STEP(name, HD, Q8)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ cu_step_attn a)       \
+    {                                                                                                        \
+        step<HD, Q8>(a);                                                                                     \
+    }
+STEP(attn_step_64, 64, false)
+STEP(attn_step_128, 128, false)
+STEP(attn_step_q8_64, 64, true)
+STEP(attn_step_q8_128, 128, true)

@@ -62,6 +62,16 @@ __device__ __forceinline__ uint16_t to_half_bits(float v, uint32_t kind)
     return __half_as_ushort(__float2half_rn(fminf(fmaxf(v, -65504.f), 65504.f)));
 }
 
+// The warp's 32 values as a block of a q8_0 cache, to the bit what kern/kv.c makes of them: this lane's integer, the scale.
+__device__ __forceinline__ int8_t encode_q8(float x, __half &scale)
+{
+    const bool nan = __any_sync(0xffffffffu, isnan(x));
+    scale = __float2half_rn(nan ? __int_as_float(0x7fffffff) : warp_max(fabsf(x)) / 127);
+    const float d = __half2float(scale), f = x * (1 / d);
+    if (d == 0 || !isfinite(d)) return 0;
+    return (int8_t)(!(f > -127) ? -127 : f < 127 ? __float2int_rn(f) : 127);
+}
+
 __host__ __device__ __forceinline__ uint32_t split_begin(uint32_t s)
 {
     const uint32_t near = CU_FAR / CU_SPLIT;

@@ -7,6 +7,7 @@
 #include "dev/cuda/cuda.h"
 #include "dev/check.h"
 #include "dev/cuda/open.h"
+#include "kern/kv.h"
 
 #include <stdio.h>
 
@@ -86,6 +87,7 @@ static void free_exec(cuda_device *d, cuda_exec *x)
     if (x->scratch != 0) (void)cu->release(x->scratch);
     if (x->meta != NULL) (void)cu->host_free(x->meta);
     if (x->result != NULL) (void)cu->host_free(x->result);
+    if (x->top != NULL) (void)cu->host_free(x->top);
     if (x->input != NULL) (void)cu->host_free(x->input);
     if (x->stop != NULL) (void)cu->host_free(x->stop);
     imp_arena_free(x->arena);
@@ -127,7 +129,7 @@ static imp_status cuda_plan(imp_device *base, const imp_graph *g, const imp_limi
                             .kv = x->kv_bytes,
                             .scratch = x->scratch_bytes,
                             .other = sizeof *x + imp_arena_bytes(x->arena) + x->meta_bytes + x->out_bytes +
-                                     x->input_bytes};
+                                     x->input_bytes + x->top_out_bytes};
     imp_arena_free(x->arena);
     imp_sys_free(x);
     return IMP_OK;
@@ -141,6 +143,7 @@ static cu_result allocate(cuda_device *d, cuda_exec *x)
     if (r == CU_OK && x->kv_bytes > 0) r = cu->alloc(&x->kv, x->kv_bytes);
     if (r == CU_OK) r = cu->host_alloc((void **)&x->meta, x->meta_bytes, 0);
     if (r == CU_OK) r = cu->host_alloc((void **)&x->result, IMP_MAX(x->out_bytes, 16), 0);
+    if (r == CU_OK && x->top_out_bytes > 0) r = cu->host_alloc((void **)&x->top, x->top_out_bytes, 0);
     if (r == CU_OK && x->input_bytes > 0) r = cu->host_alloc((void **)&x->input, x->input_bytes, 0);
     if (r == CU_OK && x->n_member > 0) r = cu->host_alloc((void **)&x->stop, 16, 1 /* every context's */);
     if (r == CU_OK) r = cu->event_new(&x->begin, 0);
@@ -190,20 +193,80 @@ static imp_status cuda_run(imp_exec *base, const imp_batch *b, const float **out
     cuda_device *d = device_of(base);
     *out = NULL;
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
+    if (b->top && x->top_out_bytes == 0)
+        return imp_fail(err, IMP_INVALID, "this graph's result has no best columns");
     imp_mutex_lock(d->lock);
     imp_status s = usable(d, err);
     if (s == IMP_OK) s = imp_cuda_step(d, x, b, err);
     imp_mutex_unlock(d->lock);
-    if (s == IMP_OK) *out = x->result;
+    x->top_n_row = s == IMP_OK && b->top ? b->n_out : 0;
+    if (s == IMP_OK && !b->top) *out = x->result;
     return s;
 }
 
-/* Keys (part 0) or values of a block in a layer: n_kv_head * 64 * head_dim elements in one piece. */
+static imp_status has_row(const cuda_exec *x, uint32_t row, imp_error *err)
+{
+    if (row < x->top_n_row) return IMP_OK;
+    return imp_fail(err, IMP_INVALID, "the last run left no row %u on the device", row);
+}
+
+static imp_status cuda_top(imp_exec *base, uint32_t row, const uint32_t *mask, imp_dev_top *out,
+                           imp_error *err)
+{
+    cuda_exec *x = (cuda_exec *)base;
+    cuda_device *d = device_of(base);
+    _Static_assert(sizeof(cu_top_pick) == sizeof(imp_token_prob) && (int)CU_TOP == (int)IMP_DEV_TOP,
+                   "one layout");
+    *out = (imp_dev_top){0};
+    IMP_TRY(has_row(x, row, err));
+    const cu_top_row *t = &x->top[row];
+    imp_status s = IMP_OK;
+    if (mask != NULL) {
+        t = &x->top[x->lim.max_out];
+        imp_mutex_lock(d->lock);
+        s = usable(d, err);
+        cu_result r = s == IMP_OK ? imp_cuda_top_masked(d, x, row, mask) : CU_OK;
+        if (r != CU_OK) s = imp_cuda_fail(d, r, "choosing from a row", err);
+        imp_mutex_unlock(d->lock);
+    }
+    if (s == IMP_OK) *out = (imp_dev_top){t->n, t->sum, (const imp_token_prob *)(const void *)t->best};
+    return s;
+}
+
+static imp_status cuda_row(imp_exec *base, uint32_t row, const float **out, imp_error *err)
+{
+    cuda_exec *x = (cuda_exec *)base;
+    cuda_device *d = device_of(base);
+    *out = NULL;
+    IMP_TRY(has_row(x, row, err));
+    imp_mutex_lock(d->lock);
+    imp_status s = usable(d, err);
+    cu_result r = s == IMP_OK ? imp_cuda_row(d, x, row) : CU_OK;
+    if (r != CU_OK) s = imp_cuda_fail(d, r, "bringing a row", err);
+    imp_mutex_unlock(d->lock);
+    if (s == IMP_OK) *out = x->result + row * imp_graph_node(x->graph, imp_graph_output(x->graph))->width;
+    return s;
+}
+
+/* Keys (part 0) or values of a block in a layer: n_kv_head tiles in one piece. */
 static cu_mem block_at(const cuda_exec *x, uint32_t layer, uint32_t part, uint32_t block, uint64_t *bytes)
 {
     const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, layer)->u.attn;
-    *bytes = (uint64_t)a->n_kv_head * CU_KV_BLOCK * a->head_dim * (x->half ? 2 : 4);
+    *bytes = (uint64_t)a->n_kv_head * cu_kv_tile_bytes(x->kv_kind, a->head_dim);
     return x->kv + x->kv_at[layer] + (part * (uint64_t)x->lim.n_kv_block + block) * *bytes;
+}
+
+/* q8_0: a layer's tiles to the rows of dev.h or back; a tile is laid out as the CPU's values are. */
+static void turn_block(cuda_exec *x, uint32_t layer, uint8_t *tiles, uint8_t *rows, bool out)
+{
+    const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, layer)->u.attn;
+    uint64_t bytes = cu_kv_tile_bytes(CU_KV_Q8, a->head_dim);
+    for (uint32_t h = 0; h < a->n_kv_head; h++, tiles += bytes, rows += bytes) {
+        if (out)
+            imp_kv_to_rows(IMP_Q8_0, IMP_KV_VALUE, a->head_dim, tiles, rows);
+        else
+            imp_kv_from_rows(IMP_Q8_0, IMP_KV_VALUE, a->head_dim, tiles, rows);
+    }
 }
 
 typedef enum cuda_move { MOVE_COPY, MOVE_OUT, MOVE_IN } cuda_move;
@@ -216,15 +279,28 @@ static imp_status move_block(cuda_exec *x, cuda_move how, uint32_t block, uint32
     imp_mutex_lock(d->lock);
     imp_status s = usable(d, err);
     cu_result r = CU_OK;
-    for (uint32_t i = 0; s == IMP_OK && r == CU_OK && i < 2 * imp_graph_n_kv_layer(x->graph); i++) {
+    uint32_t n = 2 * imp_graph_n_kv_layer(x->graph);
+    uint8_t *at = host;
+    for (uint32_t i = 0; s == IMP_OK && r == CU_OK && i < n; i++) {
         uint64_t bytes;
         cu_mem p = block_at(x, i / 2, i % 2, block, &bytes);
         if (how == MOVE_COPY) r = cu->copy(p, block_at(x, i / 2, i % 2, src, &bytes), bytes, d->stream);
-        if (how == MOVE_OUT) r = cu->to_host(host, p, bytes, d->stream);
-        if (how == MOVE_IN) r = cu->to_device(p, host, bytes, d->stream);
-        if (host != NULL) host += bytes;
+        bool turned = how == MOVE_IN && x->kv_host != NULL;
+        if (turned) turn_block(x, i / 2, x->kv_host, at, false);
+        if (how == MOVE_OUT) r = cu->to_host(at, p, bytes, d->stream);
+        if (how == MOVE_IN) r = cu->to_device(p, turned ? x->kv_host : at, bytes, d->stream);
+        if (turned && r == CU_OK) r = cu->stream_sync(d->stream); /* kv_host is used again */
+        if (host != NULL) at += bytes;
     }
     if (s == IMP_OK && r == CU_OK && how != MOVE_COPY) r = cu->stream_sync(d->stream);
+    at = host;
+    for (uint32_t i = 0; s == IMP_OK && r == CU_OK && how == MOVE_OUT && x->kv_host != NULL && i < n; i++) {
+        uint64_t bytes;
+        (void)block_at(x, i / 2, i % 2, block, &bytes);
+        memcpy(x->kv_host, at, bytes);
+        turn_block(x, i / 2, x->kv_host, at, true);
+        at += bytes;
+    }
     if (s == IMP_OK && r != CU_OK) s = imp_cuda_fail(d, r, "moving a KV block", err);
     imp_mutex_unlock(d->lock);
     return s;
@@ -262,6 +338,16 @@ static uint64_t cuda_mem_free(const imp_device *base)
     bool ok = !d->lost && d->cu->ctx_set(d->ctx) == CU_OK && d->cu->mem_info(&free_bytes, &total) == CU_OK;
     imp_mutex_unlock(d->lock);
     return ok ? free_bytes : 0;
+}
+
+static bool cuda_lost(const imp_device *base, char *text, size_t cap)
+{
+    const cuda_device *d = (const cuda_device *)base;
+    imp_mutex_lock(d->lock);
+    bool lost = d->lost;
+    (void)snprintf(text, cap, "%s", d->lost_why);
+    imp_mutex_unlock(d->lock);
+    return lost;
 }
 
 static void cuda_exec_free(imp_exec *base)
@@ -303,6 +389,9 @@ static const imp_device_ops CUDA_OPS = {
     .kv_export = cuda_kv_export,
     .kv_import = cuda_kv_import,
     .last_ns = cuda_last_ns,
+    .top = cuda_top,
+    .row = cuda_row,
+    .lost = cuda_lost,
     .mem_free = cuda_mem_free,
     .join = imp_cuda_join,
 };
@@ -362,8 +451,14 @@ static cu_result load_kernels(cuda_device *d)
                  {d->fn.gemm_f16, 65536},
                  {d->fn.flash_64, 49152},
                  {d->fn.flash_128, 98304},
+                 {d->fn.flash_q8_64, 49152},
+                 {d->fn.flash_q8_128, 98304},
                  {d->fn.attn_step_64, CU_STEP_SMEM_64},
                  {d->fn.attn_step_128, CU_STEP_SMEM_128},
+                 {d->fn.attn_step_q8_64, CU_STEP_SMEM_64},
+                 {d->fn.attn_step_q8_128, CU_STEP_SMEM_128},
+                 {d->fn.attn_q8_8, 98304},
+                 {d->fn.attn_q8_4, 65536},
                  {d->fn.attn_f16_8, 98304},
                  {d->fn.attn_f32_8, 98304},
                  {d->fn.attn_f16_4, 65536},

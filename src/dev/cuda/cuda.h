@@ -28,6 +28,7 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(layer_norm, 0, "layer_norm")                                                                           \
     X(l2_norm, 0, "l2_norm")                                                                                 \
     X(rope_kv, 0, "rope_kv")                                                                                 \
+    X(rope_kv_q8, 0, "rope_kv_q8")                                                                           \
     X(pool, 0, "pool")                                                                                       \
     X(moe_route, 0, "moe_route")                                                                             \
     X(moe_sum, 0, "moe_sum")                                                                                 \
@@ -41,12 +42,20 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(attn_f32_1, 3, "attn_f32_1")                                                                           \
     X(attn_f32_4, 3, "attn_f32_4")                                                                           \
     X(attn_f32_8, 3, "attn_f32_8")                                                                           \
+    X(attn_q8_1, 3, "attn_q8_1")                                                                             \
+    X(attn_q8_4, 3, "attn_q8_4")                                                                             \
+    X(attn_q8_8, 3, "attn_q8_8")                                                                             \
     X(flash_64, 5, "flash_64")                                                                               \
     X(flash_128, 5, "flash_128")                                                                             \
+    X(flash_q8_64, 5, "flash_q8_64")                                                                         \
+    X(flash_q8_128, 5, "flash_q8_128")                                                                       \
     X(attn_step_64, 6, "attn_step_64")                                                                       \
     X(attn_step_128, 6, "attn_step_128")                                                                     \
+    X(attn_step_q8_64, 6, "attn_step_q8_64")                                                                 \
+    X(attn_step_q8_128, 6, "attn_step_q8_128")                                                               \
     X(reduce_small, 8, "reduce_small")                                                                       \
     X(reduce_large, 8, "reduce_large")                                                                       \
+    X(top, 9, "top")                                                                                         \
     X(pack, 4, "pack")                                                                                       \
     X(unpack, 4, "unpack")
 
@@ -143,6 +152,7 @@ typedef struct cuda_op {
 
 typedef struct cuda_captured {
     uint32_t n_tok, n_out, n_split;
+    bool top;
     cu_gexec exec;
     uint64_t used;
 } cuda_captured;
@@ -159,18 +169,26 @@ typedef struct cuda_exec {
     cuda_op *op;
     uint32_t n_mat, n_fill, n_vec, n_buf, n_op; /* mat 0 and buf 0 are unused */
     cuda_loc out;
-    uint64_t *kv_at; /* [kv layer] */
-    bool half, has_cached, has_uncached;
+    uint64_t *kv_at;  /* [kv layer] */
+    uint32_t kv_kind; /* CU_KV_*: of the cache; what lives for one op alone is never Q8 */
+    uint8_t *
+        kv_host; /* a layer's keys or values of a block on their way to another layout; NULL: there is no other */
+    bool has_cached, has_uncached;
 
     uint64_t weights_bytes, kv_bytes, values_bytes, scratch_bytes, meta_bytes, out_bytes, input_bytes;
     uint64_t h_at[2], h_bytes, t16_at, t16_bytes, w16_at, w16_bytes, part_at, part_bytes, count_at,
         count_bytes, lt_at, meta_at, x32_at, x32_bytes, mid_part_at, mid_part_bytes, mid_count_at,
         mid_count_bytes;
+    /* ops.top: what cu_top works in, on the device; all 0: the graph's result has no rows of its own choosing */
+    uint64_t top_part_at, top_part_bytes, top_stat_at, top_stat_bytes, top_count_at, top_count_bytes,
+        top_out_at, top_out_bytes, top_mask_at, top_mask_bytes;
     uint32_t attn_rows, max_split; /* rows an attention launch takes; splits of the longest sequence */
     cu_mem weights, kv, scratch;
-    int32_t *meta; /* host, pinned */
-    float *result; /* host, pinned */
-    float *input;  /* host, pinned: the batch's rows for INPUT; NULL: the graph has none */
+    int32_t *meta;      /* host, pinned */
+    float *result;      /* host, pinned */
+    cu_top_row *top;    /* host, pinned: of each row of the last run, then one for masks; NULL: none */
+    uint32_t top_n_row; /* of the last run; 0: it gave its rows */
+    float *input;       /* host, pinned: the batch's rows for INPUT; NULL: the graph has none */
     cu_event begin, end;
     uint64_t last_ns;
     cuda_captured captured[CUDA_N_GRAPH];
@@ -203,11 +221,22 @@ IMP_MUST_USE imp_status imp_cuda_member_begin(cuda_device *d, cuda_exec *x, imp_
  * one may wait for the GPU. false: the step is given up. */
 bool imp_cuda_member_sent(cuda_exec *x);
 IMP_MUST_USE imp_status imp_cuda_member_end(cuda_device *d, cuda_exec *x, imp_error *err);
+/* The best columns of a row of the last step with this mask, into x->top's last place. */
+IMP_MUST_USE cu_result imp_cuda_top_masked(cuda_device *d, cuda_exec *x, uint32_t row, const uint32_t *mask);
+/* A row of the last step's result, into its place in x->result. */
+IMP_MUST_USE cu_result imp_cuda_row(cuda_device *d, cuda_exec *x, uint32_t row);
+
 /* Turn a driver's error into ours; the device is lost unless it was about memory. */
 imp_status imp_cuda_fail(cuda_device *d, cu_result r, const char *doing, imp_error *err);
 /* Launch with the arguments struct `args`. */
 cu_result imp_cuda_launch(cuda_device *d, cu_func f, uint64_t gx, uint64_t gy, uint64_t gz, uint32_t threads,
                           uint32_t smem, const void *args);
+
+/* Keys and values of an op with a cache of its own (tmp), or in the cache. */
+static inline uint32_t imp_cuda_kv_kind(const cuda_exec *x, bool own)
+{
+    return own && x->kv_kind == CU_KV_Q8 ? CU_KV_F16 : x->kv_kind;
+}
 
 /* Splits of n keys (args.h). */
 static inline uint32_t imp_cuda_n_split(uint32_t n)

@@ -3,7 +3,8 @@
 // Idea:   a block has 128 rows of one head, a warp 32 of them, so that each fragment of keys and values from shared memory
 //         serves two products. Keys come in tiles of 64 (one KV block, contiguous), the next tile while this one is used;
 //         scores are made for 32 keys at a time, which with the result fill the registers.
-// Layout: cache of a layer: [block][kv head][64][HD], keys and values apart.
+//         A q8_0 tile is brought as it is while the one before is used, and becomes f16 in shared memory.
+// Layout: cache of a layer: [block][kv head] tiles (args.h), f16 or q8_0, keys and values apart.
 // Source: Dao 2023 (FlashAttention-2) for the order of the loops.
 #include "attn.cuh"
 
@@ -69,6 +70,36 @@ __device__ __forceinline__ void fetch(const cu_attn &a, const work &w, uint32_t 
         copy16(kv_piece<HD>(to + TILE, r, c), vs + x * 8, n);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// A block of a q8_0 cache, keys then values, as it is.
+template <int HD>
+__device__ __forceinline__ void fetch_q8(const cu_attn &a, const work &w, uint32_t kb, uint32_t to)
+{
+    constexpr uint32_t BYTES = cu_kv_tile_bytes(CU_KV_Q8, HD);
+    const uint64_t off = ((uint64_t)w.table[kb] * a.n_kv_head + w.kvh) * BYTES;
+    for (uint32_t x = threadIdx.x; x < BYTES / 16; x += THREADS) {
+        copy16(to + x * 16, (const uint8_t *)a.kc + off + x * 16, 16);
+        copy16(to + BYTES + x * 16, (const uint8_t *)a.vc + off + x * 16, 16);
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// From there to f16 tiles as fetch makes them.
+template <int HD>
+__device__ __forceinline__ void decode(const work &w, uint32_t kb, const uint8_t *from, uint32_t to)
+{
+    constexpr uint32_t BYTES = cu_kv_tile_bytes(CU_KV_Q8, HD), ROW = HD / 16;
+#pragma unroll
+    for (uint32_t i = 0; i < 2 * KEYS * ROW / THREADS; i++) {
+        const uint32_t x = i * THREADS + threadIdx.x, part = x / (KEYS * ROW), r = x / ROW % KEYS, c = x % ROW;
+        const uint8_t *tile = from + part * BYTES;
+        uint4 h[2] = {};
+        if (kb * KEYS + r < w.len)
+            decode16(*(const uint4 *)(tile + r * HD + c * 16),
+                     ((const __half *)(tile + KEYS * HD))[r * (HD / 32) + c / 2], h);
+        put16(kv_piece<HD>(to + part * KEYS * HD * 2, r, 2 * c), h[0]);
+        put16(kv_piece<HD>(to + part * KEYS * HD * 2, r, 2 * c + 1), h[1]);
+    }
 }
 
 // The block's rows of q, times scale, as f16.
@@ -237,8 +268,9 @@ __device__ __forceinline__ void put(const cu_attn &a, const work &k, uint32_t r0
         }
 }
 
-// grid: (tile of 128 rows, head, sequence). Shared memory: q, then two tiles of keys and values.
-template <int HD> __device__ __forceinline__ void flash(const cu_attn &a)
+// grid: (tile of 128 rows, head, sequence). Shared memory: q, then two tiles of keys and values; q8_0: one, then the next one
+// as it is in the cache.
+template <int HD, bool Q8> __device__ __forceinline__ void flash(const cu_attn &a)
 {
     extern __shared__ __align__(128) uint8_t sm[];
     constexpr uint32_t TILE = KEYS * HD * 2;
@@ -248,7 +280,10 @@ template <int HD> __device__ __forceinline__ void flash(const cu_attn &a)
     if (k.i0 >= k.n_tok) return;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const uint32_t qs = (uint32_t)__cvta_generic_to_shared(sm), kv = qs + ROWS * HD * 2;
-    fetch<HD>(a, k, k.kb0, kv);
+    if (Q8)
+        fetch_q8<HD>(a, k, k.kb0, kv + 2 * TILE);
+    else
+        fetch<HD>(a, k, k.kb0, kv);
     take_q<HD>(a, k, a.softcap > 0 ? a.scale : a.scale * 1.4426950408889634f, qs);
     rows<HD> w;
 #pragma unroll
@@ -260,14 +295,20 @@ template <int HD> __device__ __forceinline__ void flash(const cu_attn &a)
     }
     const uint32_t pos0 = k.past + k.i0 + warp * 32;
     for (uint32_t kb = k.kb0; kb < k.kb1; kb++) {
-        const uint32_t ks = kv + ((kb - k.kb0) & 1) * 2 * TILE;
-        if (kb + 1 < k.kb1) {
+        const uint32_t ks = Q8 ? kv : kv + ((kb - k.kb0) & 1) * 2 * TILE;
+        if (Q8) {
+            asm volatile("cp.async.wait_group 0;" ::: "memory");
+            __syncthreads();
+            decode<HD>(k, kb, sm + ROWS * HD * 2 + 2 * TILE, kv);
+            __syncthreads();
+            if (kb + 1 < k.kb1) fetch_q8<HD>(a, k, kb + 1, kv + 2 * TILE);
+        } else if (kb + 1 < k.kb1) {
             fetch<HD>(a, k, kb + 1, kv + ((kb + 1 - k.kb0) & 1) * 2 * TILE);
             asm volatile("cp.async.wait_group 1;" ::: "memory");
         } else {
             asm volatile("cp.async.wait_group 0;" ::: "memory");
         }
-        __syncthreads();
+        if (!Q8) __syncthreads();
 #pragma unroll 1
         for (uint32_t half = 0; half < 2; half++) {
             const uint32_t j0 = kb * KEYS + half * HALF;
@@ -285,18 +326,19 @@ template <int HD> __device__ __forceinline__ void flash(const cu_attn &a)
             soften<HD>(s, w);
             values<HD>(ks + TILE, half * HALF, lane, s, w);
         }
-        __syncthreads();
+        if (!Q8) __syncthreads();
     }
     put<HD>(a, k, k.i0 + warp * 32, lane, w);
 }
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) flash_64(const __grid_constant__ cu_attn a)
-{
-    flash<64>(a);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 2) flash_128(const __grid_constant__ cu_attn a)
-{
-    flash<128>(a);
-}
+#define FLASH(name, HD, Q8)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ cu_attn a)         \
+    {                                                                                                        \
+        flash<HD, Q8>(a);                                                                                    \
+    }
+FLASH(flash_64, 64, false)
+FLASH(flash_128, 128, false)
+FLASH(flash_q8_64, 64, true)
+FLASH(flash_q8_128, 128, true)

@@ -15,12 +15,13 @@ FATBIN(5, "flash")
 FATBIN(6, "attn_step")
 FATBIN(7, "mid")
 FATBIN(8, "reduce")
+FATBIN(9, "top")
 
 const void *imp_cuda_kernels(int i)
 {
-    const void *const all[IMP_CUDA_N_MODULE] = {imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2,
-                                                imp_cuda_fatbin_3, imp_cuda_fatbin_4, imp_cuda_fatbin_5,
-                                                imp_cuda_fatbin_6, imp_cuda_fatbin_7, imp_cuda_fatbin_8};
+    const void *const all[IMP_CUDA_N_MODULE] = {
+        imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2, imp_cuda_fatbin_3, imp_cuda_fatbin_4,
+        imp_cuda_fatbin_5, imp_cuda_fatbin_6, imp_cuda_fatbin_7, imp_cuda_fatbin_8, imp_cuda_fatbin_9};
     return all[i];
 }
 #else

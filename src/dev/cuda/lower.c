@@ -333,7 +333,7 @@ static void emit_attn(lower *l, imp_val v)
     const imp_node *n = node(l, v);
     const imp_attn_attr *a = &n->u.attn;
     cuda_exec *x = l->x;
-    uint64_t elem = x->half ? 2 : 4, part = 0;
+    uint64_t part = 0;
     imp_val q = n->in[0], k = n->in[1];
     cuda_op *kv = new_op(l, CUDA_ROPE_KV, v);
     if (l->loc[q].buf == 0) {
@@ -350,12 +350,13 @@ static void emit_attn(lower *l, imp_val v)
     kv->b = use(l, k);
     kv->c = use(l, n->in[2]);
     if (a->kv_layer >= 0) {
-        part = (uint64_t)x->lim.n_kv_block * a->n_kv_head * CU_KV_BLOCK * a->head_dim * elem;
+        part = (uint64_t)x->lim.n_kv_block * a->n_kv_head * cu_kv_tile_bytes(x->kv_kind, a->head_dim);
         kv->kc = x->kv_at[a->kv_layer];
         x->has_cached = true;
     } else {
         uint64_t n_block = x->lim.max_tok / CU_KV_BLOCK + (uint64_t)x->lim.max_seq;
-        part = imp_cuda_up(n_block * a->n_kv_head * CU_KV_BLOCK * a->head_dim * elem, 256);
+        part = imp_cuda_up(n_block * a->n_kv_head * cu_kv_tile_bytes(imp_cuda_kv_kind(x, true), a->head_dim),
+                           256);
         kv->tmp = new_buf(l, 2 * part);
         x->has_uncached = true;
     }
@@ -479,19 +480,28 @@ static void emit(lower *l, imp_val v)
 
 /* ---- sizes -------------------------------------------------------------------------------------------------- */
 
+static void *array(lower *l, uint64_t n, size_t size)
+{
+    void *p = imp_arena_array(l->x->arena, n, size);
+    if (p == NULL && l->status == IMP_OK)
+        l->status = imp_fail(l->err, IMP_NOMEM, "out of memory while compiling for the GPU");
+    return p;
+}
+
 static void size_kv(lower *l)
 {
     cuda_exec *x = l->x;
     bool fits = true;
+    uint64_t largest = 0;
     for (uint32_t i = 0; i < imp_graph_n_kv_layer(l->g); i++) {
         const imp_attn_attr *a = &imp_graph_kv_layer(l->g, i)->u.attn;
-        uint64_t bytes;
+        uint64_t bytes = (uint64_t)a->n_kv_head * cu_kv_tile_bytes(x->kv_kind, a->head_dim);
         x->kv_at[i] = x->kv_bytes;
-        fits = fits &&
-               imp_mul_u64((uint64_t)a->n_kv_head * a->head_dim, 2ull * CU_KV_BLOCK * (x->half ? 2 : 4),
-                           &bytes) &&
-               imp_mul_u64(bytes, x->lim.n_kv_block, &bytes) && imp_add_u64(x->kv_bytes, bytes, &x->kv_bytes);
+        largest = IMP_MAX(largest, bytes);
+        fits = fits && imp_mul_u64(2 * bytes, x->lim.n_kv_block, &bytes) &&
+               imp_add_u64(x->kv_bytes, bytes, &x->kv_bytes);
     }
+    if (x->kv_kind == CU_KV_Q8 && largest > 0) x->kv_host = array(l, largest, 1);
     if (!fits)
         l->status = imp_fail(l->err, IMP_TOO_LARGE, "the size of the KV cache overflows; lower the context");
 }
@@ -531,6 +541,16 @@ static void size_scratch(lower *l)
     x->part_bytes = x->attn_rows * per_row;
     x->count_bytes = x->attn_rows * groups * 4;
     uint64_t table = (uint64_t)x->lim.max_seq * (imp_cuda_up(x->lim.max_ctx, CU_SPLIT_FAR) / CU_KV_BLOCK + 8);
+    const imp_node *out = node(l, imp_graph_output(l->g));
+    if (out->rows == IMP_ROWS_OUT) {
+        uint64_t rows = IMP_MIN(x->lim.max_out, (uint32_t)CU_TOP_ROWS),
+                 n_chunk = (out->width + CU_TOP_CHUNK - 1) / CU_TOP_CHUNK;
+        x->top_part_bytes = rows * n_chunk * CU_TOP * 8;
+        x->top_stat_bytes = rows * n_chunk * sizeof(cu_top_stat);
+        x->top_count_bytes = rows * 4;
+        x->top_out_bytes = (x->lim.max_out + 1ull) * sizeof(cu_top_row);
+        x->top_mask_bytes = (out->width / 32 + 1) * 4;
+    }
     x->meta_bytes = (7ull * x->lim.max_tok + x->lim.max_out + 6ull * x->lim.max_seq + 2 * table + 64) * 4;
     if (x->n_member > 0) {
         x->board_bytes = cu_board_bytes(x->n_member);
@@ -551,22 +571,18 @@ static void size_scratch(lower *l)
                 {&x->mid_count_at, x->mid_count_bytes},
                 {&x->board_at, x->board_bytes},
                 {&x->calls_at, x->calls_bytes},
+                {&x->top_part_at, x->top_part_bytes},
+                {&x->top_stat_at, x->top_stat_bytes},
+                {&x->top_count_at, x->top_count_bytes},
+                {&x->top_out_at, x->top_out_bytes},
+                {&x->top_mask_at, x->top_mask_bytes},
                 {&x->lt_at, x->h_bytes > 0 ? IMP_CUDA_LT_WORKSPACE : 0}};
     for (size_t i = 0; i < IMP_COUNT(part); i++) {
         *part[i].at = at;
         at = imp_cuda_up(at + part[i].bytes, 256);
     }
     x->scratch_bytes = at;
-    const imp_node *out = node(l, imp_graph_output(l->g));
     x->out_bytes = imp_dev_max_rows(&x->lim, out->rows) * out->width * 4;
-}
-
-static void *array(lower *l, uint64_t n, size_t size)
-{
-    void *p = imp_arena_array(l->x->arena, n, size);
-    if (p == NULL && l->status == IMP_OK)
-        l->status = imp_fail(l->err, IMP_NOMEM, "out of memory while compiling for the GPU");
-    return p;
 }
 
 static void prepare(lower *l)
@@ -617,10 +633,11 @@ imp_status imp_cuda_lower(cuda_exec *x, imp_error *err)
 {
     lower l = {.x = x, .g = x->graph, .err = err, .status = IMP_OK};
     IMP_TRY(imp_dev_check_limits(x->graph, &x->lim, err));
-    if (imp_graph_n_kv_layer(x->graph) > 0 && x->lim.kv_dtype != IMP_F16 && x->lim.kv_dtype != IMP_F32)
+    imp_dtype kv = x->lim.kv_dtype;
+    if (imp_graph_n_kv_layer(x->graph) > 0 && kv != IMP_Q8_0 && kv != IMP_F16 && kv != IMP_F32)
         return imp_fail(err, IMP_UNSUPPORTED,
-                        "the GPU keeps its KV cache in f16 or f32; set the type to f16");
-    x->half = x->lim.kv_dtype != IMP_F32;
+                        "the GPU keeps its KV cache in f32, f16 or q8_0; set the type to q8_0");
+    x->kv_kind = kv == IMP_F32 ? CU_KV_F32 : kv == IMP_Q8_0 ? CU_KV_Q8 : CU_KV_F16;
     prepare(&l);
     if (l.status == IMP_OK) size_kv(&l);
     if (l.status == IMP_OK) find_folds(&l);

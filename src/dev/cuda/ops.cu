@@ -195,9 +195,10 @@ __device__ __forceinline__ void head_rope(const float *x, uint32_t hd, uint32_t 
 }
 
 // A row's heads of q (rotated), k (rotated) and v (to the cache), a warp each. grid: (row, share of the heads); 256 threads.
-extern "C" __global__ void __launch_bounds__(256) rope_kv(const __grid_constant__ cu_kv a)
+template <bool Q8> __device__ __forceinline__ void rope_all(const cu_kv &a)
 {
     __shared__ float2 cs[2][256]; // q, k
+    __shared__ float head[Q8 ? 8 : 1][Q8 ? 512 : 1];
     pdl_next();
     const uint32_t r = blockIdx.x, hd = a.head_dim, lane = threadIdx.x & 31;
     const float pos = (float)a.pos[r];
@@ -223,16 +224,37 @@ extern "C" __global__ void __launch_bounds__(256) rope_kv(const __grid_constant_
         }
         const bool value = h >= a.n_head + a.n_kv_head;
         const uint32_t kvh = h - a.n_head - (value ? a.n_kv_head : 0), slot = (uint32_t)a.slot[r];
-        const uint64_t at = (((uint64_t)(slot / CU_KV_BLOCK) * a.n_kv_head + kvh) * CU_KV_BLOCK + slot % CU_KV_BLOCK) * hd;
+        const uint64_t tile = (uint64_t)(slot / CU_KV_BLOCK) * a.n_kv_head + kvh, row = slot % CU_KV_BLOCK;
         void *c = value ? a.vc : a.kc;
-        const bool half = a.half;
+        float *own = head[Q8 ? threadIdx.x >> 5 : 0];
+        const bool half = a.kind == CU_KV_F16;
+        const uint64_t at = (tile * CU_KV_BLOCK + row) * hd;
         auto put = [=](uint32_t i, float v) {
-            if (half) ((__half *)c)[at + i] = __float2half_rn(v);
+            if (Q8) own[i] = v;
+            else if (half) ((__half *)c)[at + i] = __float2half_rn(v);
             else ((float *)c)[at + i] = v;
         };
         if (value) head_rope(a.v + (uint64_t)r * a.ldv + kvh * hd, hd, 0, false, cs[1], lane, put);
         else head_rope(a.k + (uint64_t)r * a.ldk + kvh * hd, hd, a.k_rot, a.k_inter, cs[1], lane, put);
+        if (!Q8) continue;
+        __syncwarp();
+        int8_t *t = (int8_t *)c + tile * cu_kv_tile_bytes(CU_KV_Q8, hd);
+        __half *scale = (__half *)(t + CU_KV_BLOCK * hd) + row * (hd / 32);
+        for (uint32_t i = lane; i < hd; i += 32) {
+            __half d;
+            t[row * hd + i] = encode_q8(own[i], d);
+            if (lane == 0) scale[i / 32] = d;
+        }
+        __syncwarp();
     }
+}
+extern "C" __global__ void __launch_bounds__(256) rope_kv(const __grid_constant__ cu_kv a)
+{
+    rope_all<false>(a);
+}
+extern "C" __global__ void __launch_bounds__(256) rope_kv_q8(const __grid_constant__ cu_kv a)
+{
+    rope_all<true>(a);
 }
 
 extern "C" __global__ void pool(const __grid_constant__ cu_pool a)

@@ -354,11 +354,16 @@ static cu_mem cache(const step *s, const cuda_op *op, uint64_t where)
     return (op->tmp != 0 ? s->x->scratch + s->x->buf[op->tmp].at : s->x->kv) + where;
 }
 
+static uint32_t kv_kind(const step *s, const cuda_op *op)
+{
+    return imp_cuda_kv_kind(s->x, op->tmp != 0);
+}
+
 static cu_kv kv_args(const step *s, const cuda_op *op)
 {
     bool with_kv = op->node->op == IMP_OP_ATTN;
     const imp_attn_attr *t = &op->node->u.attn;
-    cu_kv a = {.pos = s->pos, .slot = s->slot[op->tmp != 0], .m = s->b->n_tok, .half = s->x->half};
+    cu_kv a = {.pos = s->pos, .slot = s->slot[op->tmp != 0], .m = s->b->n_tok, .kind = kv_kind(s, op)};
     a.head_dim = with_kv ? t->head_dim : op->rope_q->head_dim;
     if (op->rope_q != NULL) {
         a.n_head = with_kv ? t->n_head : (uint32_t)(op->node->width / a.head_dim);
@@ -391,7 +396,8 @@ static cu_kv kv_args(const step *s, const cuda_op *op)
 
 static bool tensor_heads(const step *s, const cuda_op *op)
 {
-    return s->x->half && (op->node->u.attn.head_dim == 64 || op->node->u.attn.head_dim == 128);
+    return kv_kind(s, op) != CU_KV_F32 &&
+           (op->node->u.attn.head_dim == 64 || op->node->u.attn.head_dim == 128);
 }
 /* Whether attention does the rotation and the write to the cache, too. */
 static bool in_one(const step *s, const cuda_op *op)
@@ -404,22 +410,35 @@ static void rope_kv(step *s, const cuda_op *op)
 {
     cu_kv a = kv_args(s, op);
     uint32_t n = a.n_head + 2 * a.n_kv_head;
-    if (!in_one(s, op)) launch(s, s->d->fn.rope_kv, a.m, a.m >= 256 ? 1 : (n + 7) / 8, 1, 256, 0, &a);
+    cu_func f = a.kind == CU_KV_Q8 && a.n_kv_head > 0 ? s->d->fn.rope_kv_q8 : s->d->fn.rope_kv;
+    if (!in_one(s, op)) launch(s, f, a.m, a.m >= 256 ? 1 : (n + 7) / 8, 1, 256, 0, &a);
 }
 
-static void attn_any(step *s, const cu_attn *from, uint32_t per)
+static void attn_any(step *s, const cu_attn *from, uint32_t kind, uint32_t per)
 {
     const cuda_kernels *fn = &s->d->fn;
+    const cu_func f_of[CU_N_KV][3] = {[CU_KV_F32] = {fn->attn_f32_1, fn->attn_f32_4, fn->attn_f32_8},
+                                      [CU_KV_F16] = {fn->attn_f16_1, fn->attn_f16_4, fn->attn_f16_8},
+                                      [CU_KV_Q8] = {fn->attn_q8_1, fn->attn_q8_4, fn->attn_q8_8}};
     cu_attn a = *from;
-    bool half = s->x->half;
-    uint32_t g = per == 1 ? 1 : per <= 4 ? 4 : 8, chunk = (per + g - 1) / g;
-    cu_func f = g == 1   ? (half ? fn->attn_f16_1 : fn->attn_f32_1)
-                : g == 4 ? (half ? fn->attn_f16_4 : fn->attn_f32_4)
-                         : (half ? fn->attn_f16_8 : fn->attn_f32_8);
+    uint32_t size = per == 1 ? 0 : per <= 4 ? 1 : 2, g = size == 0 ? 1 : 4 * size, chunk = (per + g - 1) / g;
+    cu_func f = f_of[kind][size];
     uint32_t smem = (g * a.head_dim * 5 + g * CU_SPLIT_FAR) * 4;
     for (; a.t0 < a.m; a.t0 += s->x->attn_rows)
         launch(s, f, s->n_split, (uint64_t)a.n_kv_head * chunk, IMP_MIN(s->x->attn_rows, a.m - a.t0), 128,
                smem, &a);
+}
+
+static void flash(step *s, const cu_attn *a, uint32_t kind)
+{
+    const cuda_kernels *fn = &s->d->fn;
+    uint32_t hd = a->head_dim, smem = (128 + 4 * 64) * hd * 2;
+    cu_func f = hd == 64 ? fn->flash_64 : fn->flash_128;
+    if (kind == CU_KV_Q8) {
+        f = hd == 64 ? fn->flash_q8_64 : fn->flash_q8_128;
+        smem = (128 + 2 * 64) * hd * 2 + 2 * cu_kv_tile_bytes(kind, hd);
+    }
+    launch(s, f, (s->longest + 127) / 128, a->n_head, a->n_seq, 128, smem, a);
 }
 
 /* One token a sequence: what the op in front (ROPE_KV) left undone is done here. */
@@ -427,13 +446,17 @@ static void attn_step(step *s, const cu_attn *from, const cuda_op *op, uint32_t 
 {
     const cuda_op *front = op - 1;
     cu_step_attn a = {.at = *from, .kv = kv_args(s, front)};
-    bool wide = a.at.head_dim == 128;
+    const cuda_kernels *fn = &s->d->fn;
+    bool wide = a.at.head_dim == 128, q8 = a.kv.kind == CU_KV_Q8;
+    cu_func f = wide ? (q8 ? fn->attn_step_q8_128 : fn->attn_step_128)
+                : q8 ? fn->attn_step_q8_64
+                     : fn->attn_step_64;
     if (front->rope_q != NULL) a.at.q = a.kv.q, a.at.ldq = a.kv.ldq;
     for (; a.at.t0 < a.at.m; a.at.t0 += s->x->attn_rows) {
         a.n_block =
             s->n_split * a.at.n_kv_head * ((per + 7) / 8) * IMP_MIN(s->x->attn_rows, a.at.m - a.at.t0);
-        launch(s, wide ? s->d->fn.attn_step_128 : s->d->fn.attn_step_64, IMP_MAX(a.n_block, s->d->n_sm), 1, 1,
-               256, wide ? CU_STEP_SMEM_128 : CU_STEP_SMEM_64, &a);
+        launch(s, f, IMP_MAX(a.n_block, s->d->n_sm), 1, 1, 256, wide ? CU_STEP_SMEM_128 : CU_STEP_SMEM_64,
+               &a);
     }
 }
 
@@ -478,14 +501,12 @@ static void attn(step *s, const cuda_op *op)
         a.y = at(s, op->out);
         a.ldy = op->out.ld;
     }
-    uint32_t hd = t->head_dim;
     if (in_one(s, op))
         attn_step(s, &a, op, t->n_head / t->n_kv_head);
     else if (tensor_heads(s, op) && s->longest >= 16 && a.ldq % 4 == 0 && a.q % 16 == 0)
-        launch(s, hd == 64 ? s->d->fn.flash_64 : s->d->fn.flash_128, (s->longest + 127) / 128, t->n_head,
-               a.n_seq, 128, (128 + 4 * 64) * hd * 2, &a);
+        flash(s, &a, kv_kind(s, op));
     else
-        attn_any(s, &a, t->n_head / t->n_kv_head);
+        attn_any(s, &a, kv_kind(s, op), t->n_head / t->n_kv_head);
 }
 
 /* ---- experts -------------------------------------------------------------------------------------------------- */
@@ -648,6 +669,57 @@ static void reduce(step *s, const cuda_op *op)
     if (!s->capturing && s->r == CU_OK) s->given_up = !imp_cuda_member_sent(x);
 }
 
+/* ---- the best columns --------------------------------------------------------------------------------------------- */
+
+static cu_top top_args(const cuda_exec *x, cu_mem rows)
+{
+    uint32_t width = (uint32_t)imp_graph_node(x->graph, imp_graph_output(x->graph))->width;
+    return (cu_top){.x = rows,
+                    .ldx = width,
+                    .n = width,
+                    .n_chunk = (width + CU_TOP_CHUNK - 1) / CU_TOP_CHUNK,
+                    .part = x->scratch + x->top_part_at,
+                    .stat = x->scratch + x->top_stat_at,
+                    .count = x->scratch + x->top_count_at,
+                    .out = x->scratch + x->top_out_at};
+}
+
+static void top(step *s, uint32_t n_row)
+{
+    cuda_exec *x = s->x;
+    cu_top a = top_args(x, at(s, x->out));
+    for (; a.row0 < n_row; a.row0 += CU_TOP_ROWS)
+        launch(s, s->d->fn.top, a.n_chunk, IMP_MIN(n_row - a.row0, (uint32_t)CU_TOP_ROWS), 1, 1024, 0, &a);
+    if (s->r == CU_OK && n_row > 0)
+        s->r = s->d->cu->to_host(x->top, a.out, n_row * sizeof *x->top, s->d->stream);
+}
+
+cu_result imp_cuda_top_masked(cuda_device *d, cuda_exec *x, uint32_t row, const uint32_t *mask)
+{
+    const cu_driver *cu = d->cu;
+    cu_top a = top_args(x, x->scratch + x->buf[x->out.buf].at + x->out.off * 4);
+    a.row0 = row;
+    a.mask = x->scratch + x->top_mask_at;
+    a.masked = x->lim.max_out + 1;
+    cu_result r = cu->to_device(a.mask, mask, x->top_mask_bytes, d->stream);
+    d->after_copy = true;
+    if (r == CU_OK) r = imp_cuda_launch(d, d->fn.top, a.n_chunk, 1, 1, 1024, 0, &a);
+    if (r == CU_OK)
+        r = cu->to_host(x->top + x->lim.max_out, a.out + x->lim.max_out * sizeof *x->top, sizeof *x->top,
+                        d->stream);
+    cu_result done = cu->stream_sync(d->stream);
+    return r == CU_OK ? done : r;
+}
+
+cu_result imp_cuda_row(cuda_device *d, cuda_exec *x, uint32_t row)
+{
+    uint64_t width = imp_graph_node(x->graph, imp_graph_output(x->graph))->width;
+    cu_mem from = x->scratch + x->buf[x->out.buf].at + (x->out.off + row * width) * 4;
+    cu_result r = d->cu->to_host(x->result + row * width, from, width * 4, d->stream);
+    cu_result done = d->cu->stream_sync(d->stream);
+    return r == CU_OK ? done : r;
+}
+
 /* Everything from the batch's way in to the result's way out, onto the stream. */
 static void enqueue(step *s)
 {
@@ -673,7 +745,10 @@ static void enqueue(step *s)
     }
     const imp_node *out = imp_graph_node(x->graph, imp_graph_output(x->graph));
     uint64_t bytes = s->n_row[out->rows] * out->width * 4;
-    if (s->r == CU_OK && bytes > 0) s->r = cu->to_host(x->result, at(s, x->out), bytes, s->d->stream);
+    if (s->b->top)
+        top(s, s->n_row[out->rows]);
+    else if (s->r == CU_OK && bytes > 0)
+        s->r = cu->to_host(x->result, at(s, x->out), bytes, s->d->stream);
 }
 
 /* ---- captured steps ------------------------------------------------------------------------------------------------ */
@@ -685,15 +760,19 @@ static cuda_captured *captured(step *s)
     cuda_captured *oldest = &x->captured[0];
     for (int i = 0; i < CUDA_N_GRAPH; i++) {
         cuda_captured *c = &x->captured[i];
-        if (c->n_tok == s->b->n_tok && c->n_out == s->n_row[IMP_ROWS_OUT] && c->n_split == s->n_split) {
+        if (c->n_tok == s->b->n_tok && c->n_out == s->n_row[IMP_ROWS_OUT] && c->n_split == s->n_split &&
+            c->top == s->b->top) {
             c->used = ++x->clock;
             return c;
         }
         if (c->used < oldest->used) oldest = c;
     }
     if (oldest->exec != NULL) (void)s->d->cu->gexec_free(oldest->exec);
-    *oldest = (cuda_captured){
-        .n_tok = s->b->n_tok, .n_out = s->n_row[IMP_ROWS_OUT], .n_split = s->n_split, .used = ++x->clock};
+    *oldest = (cuda_captured){.n_tok = s->b->n_tok,
+                              .n_out = s->n_row[IMP_ROWS_OUT],
+                              .n_split = s->n_split,
+                              .top = s->b->top,
+                              .used = ++x->clock};
     return NULL; /* seen for the first time: not worth it yet */
 }
 
