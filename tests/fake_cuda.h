@@ -281,6 +281,20 @@ static cu_result fake_text(cu_result r, const char **t)
     return CU_OK;
 }
 
+static cu_result fake_peer_can(int *can, cu_devid a, cu_devid b)
+{
+    (void)a, (void)b;
+    FAKE_TRY;
+    *can = 0;
+    return CU_OK;
+}
+static cu_result fake_peer_enable(cu_ctx c, unsigned flags)
+{
+    (void)c, (void)flags;
+    FAKE_TRY;
+    return CU_OK;
+}
+
 const cu_driver *imp_cuda_driver(const char **why)
 {
     static const cu_driver fake = {.init = fake_init,
@@ -319,6 +333,8 @@ const cu_driver *imp_cuda_driver(const char **why)
                                    .event_free = fake_event_free,
                                    .event_record = fake_record,
                                    .event_ms = fake_ms,
+                                   .peer_can = fake_peer_can,
+                                   .peer_enable = fake_peer_enable,
                                    .error_text = fake_text};
     *why = NULL;
     return &fake;
