@@ -85,6 +85,10 @@ typedef struct imp_engine_config {
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
     int speculate; /* guess tokens ahead: 0: where that changes no answer, 1: also elsewhere, -1: never */
     const char *db_path; /* calibration, what was learned, explanations; NULL: nothing is kept */
+    /* Folder where computed beginnings of prompts are kept for the next start, and how much at most; NULL or 0: nowhere. The
+     * folder holds what prompts said. */
+    const char *kv_dir;
+    uint64_t kv_disk_bytes;
 } imp_engine_config;
 
 IMP_MUST_USE imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp_error *err);
@@ -427,8 +431,14 @@ typedef struct imp_stats {
     uint64_t n_cache_query_tok, n_cache_hit_tok; /* prompt tokens looked up, and found */
     uint64_t n_preempted;
     uint64_t n_drafted_tok, n_accepted_tok; /* guessed tokens that were computed, and were right */
+    uint64_t n_restored_tok;                /* of n_cache_hit_tok: read from disk (kv_dir) for a request */
+    uint64_t n_kv_saved, n_kv_loaded;       /* blocks written there, and read */
+    uint64_t n_kv_refused, n_kv_evicted;    /* files that were damaged or not what their names say; gone for room */
+    uint64_t kv_disk_bytes, kv_disk_files;  /* blocks there */
 } imp_stats;
 void imp_engine_get_stats(imp_engine *e, imp_stats *out);
+/* Begin to write what the prefix caches hold to kv_dir, beside what else goes on. false: there is no kv_dir. */
+bool imp_engine_save_caches(imp_engine *e);
 
 #ifdef __cplusplus
 }

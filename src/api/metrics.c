@@ -72,6 +72,16 @@ static void write_engine(imp_buf *b, const imp_stats *s)
         "Prompt tokens looked up in the prefix cache.");
     one(b, "impetus_prefix_cache_hits_total", "counter", (double)s->n_cache_hit_tok,
         "Prompt tokens found there and not computed again.");
+    one(b, "impetus_restored_tokens_total", "counter", (double)s->n_restored_tok,
+        "Prompt tokens whose cache was read from disk.");
+    one(b, "impetus_kv_disk_bytes", "gauge", (double)s->kv_disk_bytes, "KV cache blocks kept on disk.");
+    one(b, "impetus_kv_disk_blocks", "gauge", (double)s->kv_disk_files, "How many there are.");
+    one(b, "impetus_kv_disk_saved_total", "counter", (double)s->n_kv_saved, "Blocks written there.");
+    one(b, "impetus_kv_disk_loaded_total", "counter", (double)s->n_kv_loaded, "Blocks read from there.");
+    one(b, "impetus_kv_disk_refused_total", "counter", (double)s->n_kv_refused,
+        "Blocks there that were damaged or not what was wanted, and counted as absent.");
+    one(b, "impetus_kv_disk_evicted_total", "counter", (double)s->n_kv_evicted,
+        "Blocks removed there to keep to the limit.");
     one(b, "impetus_preemptions_total", "counter", (double)s->n_preempted,
         "Times a running request had to make room.");
     one(b, "impetus_drafted_tokens_total", "counter", (double)s->n_drafted_tok,

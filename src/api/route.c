@@ -26,7 +26,8 @@ typedef enum route_kind {
     R_RESPONSE,
     R_RERANK,
     R_TOKENIZE,
-    R_DETOKENIZE
+    R_DETOKENIZE,
+    R_CACHE_SAVE
 } route_kind;
 
 typedef struct route {
@@ -62,6 +63,7 @@ static const route g_route[] = {
     {"/api/show", R_SHOW, EP_SHOW},
     {"/api/hardware", R_HARDWARE, 0},
     {"/api/plan", R_PLAN, EP_PLAN},
+    {"/api/cache/save", R_CACHE_SAVE, EP_PLAN},
     {"/api/receipts/", R_RECEIPT, 0}, /* and the id that a receipt names */
     {"/api/explain/", R_EXPLAIN, 0},
 };
@@ -134,6 +136,21 @@ static void hardware(imp_api *a, const imp_api_sink *s)
     s->write(s->user, text, strlen(text));
     s->end(s->user);
     imp_sys_free(text);
+}
+
+/* Answered at once: how far it is, the metrics say. */
+static void save_caches(imp_api *a, const imp_api_request *rq, const imp_api_sink *s)
+{
+    imp_buf b = {0};
+    if (rq->n_body > 0 && (rq->n_body != 2 || memcmp(rq->body, "{}", 2) != 0)) {
+        imp_api_error(s, IMP_OLLAMA, 400, NULL, NULL, NULL, 0, "this endpoint takes no fields");
+    } else if (!imp_engine_save_caches(a->config.engine)) {
+        imp_api_error(s, IMP_OLLAMA, 400, NULL, NULL, NULL, 0,
+                      "this server keeps no caches on disk; start it with --kv-cache-max SIZE");
+    } else {
+        imp_buf_str(&b, "{\"status\":\"saving\"}");
+        imp_api_answer(s, 202, &b);
+    }
 }
 
 static void text_answer(const imp_api_sink *s, const char *json)
@@ -225,6 +242,7 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_HARDWARE: hardware(a, s); break;
     case R_PLAN: imp_api_plan(a, rq, s); break;
     case R_RECEIPT: imp_api_receipt(a, rq->path + strlen(r->path), s); break;
+    case R_CACHE_SAVE: save_caches(a, rq, s); break;
     case R_EXPLAIN: imp_api_explain(a, rq->path + strlen(r->path), s); break;
     }
     return NULL;

@@ -52,6 +52,7 @@ app_result cmd_quantize(app *a);
 app_result cmd_list(app *a);
 app_result cmd_rm(app *a);
 app_result cmd_ps(app *a);
+app_result cmd_cache(app *a);
 app_result cmd_stop(app *a);
 
 /* ---- help.c ---- */
@@ -75,6 +76,8 @@ imp_status app_load(app *a, const char *model, const char *id, imp_model **out);
 void app_warn_ctx(const imp_model *m);
 /* The database's path: --database, or the usual place; NULL when the environment does not say where that is. */
 const char *app_db_path(app *a);
+/* Where caches of prompts are kept: --kv-cache, or a folder of the user's. false: there is none. */
+bool app_kv_cache_dir(app *a, char *out, size_t cap);
 /* The compute threads that the options ask for, at least 1. */
 uint32_t app_n_thread(const app *a);
 bool app_has_suffix(const char *s, const char *suffix);

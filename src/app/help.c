@@ -113,6 +113,12 @@ static const app_cmd commands[N_CMD] = {
          "MODEL is a name of the user's own store. A server that has it loaded goes on with it until it "
          "is unloaded.",
          cmd_rm},
+    [CMD_CACHE] = {"cache", "[list|clear]", "beginnings of prompts that are kept on disk", 0, 1,
+                   "What 'impetus serve --kv-cache-max SIZE' has saved, by model; clear removes all of it. A "
+                   "server may "
+                   "run\n"
+                   "meanwhile: what is gone counts as never saved.",
+                   cmd_cache},
     [CMD_PS] =
         {"ps", "", "the models that a running server has loaded", 0, 0,
          "Asks the server at --host and --port: memory, device, context, and when it will be unloaded.",

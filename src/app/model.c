@@ -104,6 +104,14 @@ imp_status app_configure_pack_cache(app *a)
     return imp_pack_cache_configure(&c, &a->err);
 }
 
+bool app_kv_cache_dir(app *a, char *out, size_t cap)
+{
+    const char *wish = opt_str(&a->opt, OPT_KV_CACHE);
+    if (!wish) return cache_dir("kv", out, cap);
+    int n = snprintf(out, cap, "%s", wish);
+    return n > 0 && (size_t)n < cap;
+}
+
 imp_status app_configure_coreml(app *a)
 {
     char dir[1024];
@@ -119,6 +127,7 @@ imp_status app_configure_coreml(app *a)
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
+    char kv_dir[1024];
     imp_place_rules rules = app_rules(a);
     imp_engine_config c = {.device = opt_str(&a->opt, OPT_DEVICE),
                            .n_thread = opt_u32(&a->opt, OPT_THREADS),
@@ -137,6 +146,11 @@ imp_status app_engine(app *a)
                            .speculate = app_choice(a, OPT_SPECULATE)};
     if (a->opt.cmd == CMD_SERVE || a->opt.cmd == CMD_RUN || a->opt.cmd == CMD_EMBED)
         c.db_path = app_db_path(a);
+    if (a->opt.cmd == CMD_SERVE && a->opt.v[OPT_KV_CACHE_MAX].u > 0 &&
+        app_kv_cache_dir(a, kv_dir, sizeof kv_dir)) {
+        c.kv_dir = kv_dir;
+        c.kv_disk_bytes = a->opt.v[OPT_KV_CACHE_MAX].u;
+    }
     /* A single answer needs one sequence's memory, not a server's. */
     if (a->opt.cmd != CMD_SERVE && a->opt.cmd != CMD_PLAN) c.n_parallel = 1;
     return imp_engine_new(&c, &a->engine, &a->err);

@@ -31,6 +31,7 @@ typedef enum app_cmd_id {
     CMD_RM,
     CMD_PS,
     CMD_STOP,
+    CMD_CACHE,
     N_CMD
 } app_cmd_id;
 
@@ -114,6 +115,11 @@ typedef enum app_opt_type {
       "where packed weights are kept for the next start; default: among the user's caches")                  \
     X(PACK_CACHE_MAX, "pack-cache-max", 0, TYPE_BYTES, 0, 1e15, "32G", "SIZE", CMDS_DEV | C_(DEVICES),       \
       "packed weights kept at most; those not used for longest go first")                                    \
+    X(KV_CACHE, "kv-cache", 0, TYPE_STR, 0, 0, NULL, "DIR", C_(SERVE) | C_(CACHE),                           \
+      "where beginnings of prompts are kept for the next start; default: among the user's caches")           \
+    X(KV_CACHE_MAX, "kv-cache-max", 0, TYPE_BYTES, 0, 1e15, "0", "SIZE", C_(SERVE),                          \
+      "so much of them at most, those not used for longest go first; default 0: none, for they hold what "   \
+      "prompts said")                                                                                        \
     X(DATABASE, "database", 0, TYPE_STR, 0, 0, NULL, "FILE", CMDS_STORE,                                     \
       "where calibration and explanations are kept; default: impetus.db among the user's data")              \
     X(ASSUME, "assume", 0, TYPE_STR, 0, 0, NULL, "PROFILE", C_(PLAN),                                        \

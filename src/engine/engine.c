@@ -16,6 +16,9 @@
 /* What running requests adds to the program beside its models: pages of code, threads, buffers of a request. Measured on
  * Linux with bench/memory.py; the larger part is code. */
 enum { SERVING_BYTES = 4 << 20 };
+/* Seconds that giving caches to be saved may take, when a model leaves and others wait for the unit, and at the end. */
+#define SAVE_AT_UNLOAD_S 1.0
+#define SAVE_AT_END_S    20.0
 
 typedef struct snapshot {
     imp_instance *inst[MAX_MODEL];
@@ -58,6 +61,7 @@ static void add_past(imp_engine *e, const imp_stats *s)
     p->n_cache_query_tok += s->n_cache_query_tok;
     p->n_cache_hit_tok += s->n_cache_hit_tok;
     p->n_preempted += s->n_preempted;
+    p->n_restored_tok += s->n_restored_tok;
 }
 
 /* Take this unit's instances of leaving models out (of all models when quitting); who takes the last frees the model. */
@@ -79,11 +83,13 @@ static void let_go(imp_unit *u)
         *x = (imp_instance){.unit = u, .model = m};
         imp_mutex_unlock(e->place_lock);
     }
+    double save_s = e->quit ? SAVE_AT_END_S : SAVE_AT_UNLOAD_S;
     imp_mutex_unlock(e->lock);
     if (n_gone == 0) return;
     imp_stats past = {0};
     for (size_t i = 0; i < n_gone; i++) {
         imp_sched_add_stats(gone[i].sched, &past);
+        (void)imp_sched_save(gone[i].sched, save_s);
         imp_instance_free(&gone[i]);
     }
     imp_mutex_lock(e->lock);
@@ -118,7 +124,7 @@ static bool has_work(const imp_unit *u)
     bool busy = e->quit;
     for (size_t i = 0; i < e->n_model && !busy; i++) {
         const imp_instance *x = &e->model[i]->inst[u->index];
-        busy = x->sched != NULL && (e->model[i]->leaving || imp_sched_has_work(x->sched));
+        busy = x->sched != NULL && (e->model[i]->leaving || imp_sched_can_step(x->sched));
     }
     return busy;
 }
@@ -231,6 +237,11 @@ static imp_status start(imp_engine *e, imp_error *err)
         if (imp_store_open(e->config.db_path, &e->store, &why) != IMP_OK)
             imp_log(IMP_LOG_WARN, "%s", why.text);
     }
+    if (e->config.kv_dir != NULL && e->config.kv_disk_bytes > 0) {
+        imp_error why; /* the same */
+        if (imp_kv_store_open(e->config.kv_dir, e->config.kv_disk_bytes, &e->kv_store, &why) != IMP_OK)
+            imp_log(IMP_LOG_WARN, "caches are not kept on disk: %s", why.text);
+    }
     if (e->store != NULL) IMP_TRY(imp_records_start(e, err));
     IMP_TRY(imp_units_open(e, e->config.device, err));
     for (uint32_t i = 0; i < e->n_unit; i++) {
@@ -252,7 +263,7 @@ imp_status imp_engine_new(const imp_engine_config *config, imp_engine **out, imp
     e->process_bytes = imp_sys_resident() + SERVING_BYTES;
     uint64_t total;
     imp_sys_memory(&total, &e->mem_at_start);
-    e->config.kv_dtype = e->config.device = e->config.policy = e->config.db_path = NULL;
+    e->config.kv_dtype = e->config.device = e->config.policy = e->config.db_path = e->config.kv_dir = NULL;
     if (s != IMP_OK) {
         imp_engine_free(e);
         return s;
@@ -286,6 +297,7 @@ void imp_engine_free(imp_engine *e)
         e->gone = m->next;
         imp_model_free(m);
     }
+    imp_kv_store_close(e->kv_store);
     imp_records_stop(e);
     imp_units_close(e);
     imp_records_free(e);
@@ -385,4 +397,30 @@ void imp_engine_get_stats(imp_engine *e, imp_stats *out)
         for (uint32_t k = 0; k < e->n_unit; k++)
             if (e->model[i]->inst[k].sched != NULL) imp_sched_add_stats(e->model[i]->inst[k].sched, out);
     imp_mutex_unlock(e->lock);
+    if (e->kv_store == NULL) return;
+    imp_kv_store_stats d;
+    imp_kv_store_get_stats(e->kv_store, &d);
+    out->n_kv_saved = d.n_saved;
+    out->n_kv_loaded = d.n_loaded;
+    out->n_kv_refused = d.n_refused;
+    out->n_kv_evicted = d.n_evicted;
+    out->kv_disk_bytes = d.bytes;
+    out->kv_disk_files = d.n_file;
+}
+
+bool imp_engine_save_caches(imp_engine *e)
+{
+    if (e->kv_store == NULL) return false;
+    imp_model *m[MAX_MODEL];
+    size_t n = imp_engine_models(e, m, MAX_MODEL);
+    for (size_t i = 0; i < n && i < MAX_MODEL; i++) {
+        for (uint32_t k = 0; k < e->n_unit; k++) {
+            imp_sched *s = imp_instance_hold(m[i], k);
+            if (s == NULL) continue;
+            imp_sched_want_save(s);
+            imp_instance_unhold(m[i], k, true);
+        }
+        imp_model_release(m[i]);
+    }
+    return true;
 }

@@ -118,7 +118,8 @@ typedef struct imp_record {
     double watt[2];
     bool coming; /* counted in the model's n_coming; place_lock */
     imp_sched_handover handover;
-    uint32_t n_cached, n_drafted, n_accepted;
+    uint32_t n_cached, n_restored, n_drafted, n_accepted;
+    double restore_ms;
     char fallback[160]; /* "": it ran as chosen */
     char ran_on[96];    /* what the device's framework says of where it works; "": one unit */
     bool stored;
@@ -162,6 +163,7 @@ struct imp_engine {
     imp_cond *to_store;     /* a record was kept, or no more come; with record_lock */
     bool last_is_kept;      /* no more come; record_lock */
     imp_store *store;       /* NULL: nothing is kept */
+    imp_kv_store *kv_store; /* caches on disk; NULL: none */
     uint64_t process_bytes; /* resident before any model, and what requests add */
 };
 

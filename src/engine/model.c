@@ -110,6 +110,8 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
                           .n_queue = queue_of(u->engine),
                           .want_load = u->engine->n_unit > 1,
                           .pace = u->engine->placer.pace,
+                          .kv_store = u->engine->kv_store,
+                          .model_name = x->model->id,
                           .speculate = u->engine->config.speculate};
     imp_route_hooks(x, &c.hooks);
     return imp_sched_new(&c, &x->sched, err);

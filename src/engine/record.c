@@ -133,6 +133,8 @@ static void write_receipt(imp_buf *b, const imp_record *r)
         imp_buf_str(b, ",\"decode\":");
         write_phase(b, r, 1);
     }
+    if (r->n_restored > 0)
+        imp_buf_fmt(b, ",\"restored\":{\"tokens\":%u,\"ms\":%.4f}", r->n_restored, r->restore_ms);
     if (r->n_drafted > 0)
         imp_buf_fmt(b, ",\"speculation\":{\"drafted\":%u,\"accepted\":%u}", r->n_drafted, r->n_accepted);
     if (r->handover.n_block > 0)

@@ -489,6 +489,8 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     rec->queue_ms = i.queue_ms;
     rec->handover = i.handover;
     rec->n_cached = i.n_cached;
+    rec->n_restored = i.n_restored;
+    rec->restore_ms = i.restore_ms;
     rec->n_drafted = i.n_drafted;
     rec->n_accepted = i.n_accepted;
     rec->finish = finish;
@@ -503,11 +505,21 @@ static void on_end(void *user, struct job *j, imp_finish finish)
     imp_record_keep(e, rec);
 }
 
+static void wake(void *user)
+{
+    imp_instance *x = user;
+    imp_engine *e = x->unit->engine;
+    imp_mutex_lock(e->lock);
+    imp_unit_wake(x->unit);
+    imp_mutex_unlock(e->lock);
+}
+
 void imp_route_hooks(imp_instance *x, imp_sched_hooks *out)
 {
     *out = (imp_sched_hooks){.user = &x->model->inst[x->unit->index],
                              .on_step = on_step,
                              .predict = predict,
+                             .wake = wake,
                              .on_end = on_end,
                              .on_failed = on_failed};
     if (x->unit->engine->n_unit == 1) return;

@@ -114,7 +114,8 @@ bool imp_sched_blocks(imp_sched *s, job *j, uint32_t n_pos)
 {
     uint32_t n = blocks_of(n_pos);
     while (n > j->n_block && n - j->n_block > s->kv.n_free)
-        if (!imp_prefix_evict(&s->prefix) && !drop_landings(s, j->push)) return false;
+        if (!imp_prefix_evict(&s->prefix) && !drop_landings(s, j->push) && !imp_sched_drop_restores(s))
+            return false;
     return imp_kv_pool_grow(&s->kv, j->block, &j->n_block, n);
 }
 
@@ -244,7 +245,9 @@ static bool find_memory(imp_sched *s, job *j, bool *coming)
     if (j->r.kind == IMP_REQUEST_GENERATE)
         h = imp_prefix_match(&s->prefix, j->r.cache_scope, j->ids, (uint32_t)j->n_ids - 1, j->block);
     j->n_block = j->n_indexed = h.n_block;
-    *coming = j->r.kind == IMP_REQUEST_GENERATE && !s->prefill_only && is_coming(s, j, h.n_block);
+    j->held = j->r.kind == IMP_REQUEST_GENERATE && imp_sched_restoring(s, j, j->block, h.n_block);
+    *coming =
+        j->held || (j->r.kind == IMP_REQUEST_GENERATE && !s->prefill_only && is_coming(s, j, h.n_block));
     bool room = !*coming && imp_sched_blocks(s, j, (uint32_t)IMP_MIN(j->n_ids + 1, (size_t)s->c.n_ctx));
     if (room) use_prefix(s, j, &h);
     if (h.tail != IMP_PREFIX_NONE) imp_kv_pool_unref(&s->kv, h.tail);

@@ -227,6 +227,8 @@ void imp_sched_job_get(const job *j, imp_sched_job_info *out)
                                 .cap = (uint32_t)j->cap_ids,
                                 .phase = {j->phase[0], j->phase[1]},
                                 .n_cached = j->n_cached,
+                                .n_restored = IMP_MIN(j->n_restored, j->n_cached),
+                                .restore_ms = (double)j->restore_ns * 1e-6,
                                 .n_drafted = j->spec.n_drafted,
                                 .n_accepted = j->spec.n_accepted,
                                 .queue_ms = (double)(start - j->t_submit) * 1e-6,

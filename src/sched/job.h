@@ -27,15 +27,20 @@ typedef struct job {
     uint32_t n_past; /* ids whose keys and values are in the cache */
     uint32_t *block; /* block table, room for a full context; the slot's */
     uint32_t n_block;
-    int32_t *own_ids;   /* as it came, in `memory` */
-    uint32_t slot;      /* of the scheduler, from its admission; UINT32_MAX: none */
-    uint32_t n_indexed; /* blocks known to the prefix cache */
-    uint32_t n_cached;  /* prompt tokens that were there when it was first admitted */
-    uint32_t n_fresh;   /* tokens to be read when it was last admitted */
-    uint32_t fair;      /* its client's place in the turns */
-    uint64_t in_step;   /* the last step it takes part in */
-    bool resumed;       /* it ran before: first in line */
-    bool passed;        /* in this round of admission others go first */
+    int32_t *own_ids;        /* as it came, in `memory` */
+    uint32_t slot;           /* of the scheduler, from its admission; UINT32_MAX: none */
+    uint32_t n_indexed;      /* blocks known to the prefix cache */
+    uint32_t n_cached;       /* prompt tokens that were there when it was first admitted */
+    uint32_t n_fresh;        /* tokens to be read when it was last admitted */
+    uint32_t n_restored;     /* of n_cached: read from disk for it */
+    struct restore *restore; /* what is being read; NULL: nothing */
+    bool asked_disk;         /* once is enough */
+    bool held;               /* it waits for what is read, for it or for another */
+    uint64_t restore_ns;     /* how long it waited for that */
+    uint32_t fair;           /* its client's place in the turns */
+    uint64_t in_step;        /* the last step it takes part in */
+    bool resumed;            /* it ran before: first in line */
+    bool passed;             /* in this round of admission others go first */
     imp_sampler sampler;
     imp_spec spec;
     imp_dry_marks *dry;   /* in `memory`; NULL: no DRY */

@@ -51,16 +51,22 @@ void imp_prefix_deinit(imp_prefix *x)
 
 /* ---- the hash table ---------------------------------------------------------------------------------- */
 
-static void chain(const imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token,
-                  uint64_t hash[2])
+void imp_prefix_chain(const imp_prefix *x, uint64_t scope, const uint64_t before[2], const int32_t *token,
+                      uint64_t hash[2])
 {
     struct {
         uint64_t before[2];
         int32_t token[IMP_KV_BLOCK];
     } in = {{scope}, {0}};
-    if (parent != IMP_PREFIX_NONE) memcpy(in.before, x->node[parent].hash, sizeof in.before);
+    if (before != NULL) memcpy(in.before, before, sizeof in.before);
     memcpy(in.token, token, sizeof in.token);
     imp_siphash(x->key, &in, sizeof in, hash);
+}
+
+static void chain(const imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token,
+                  uint64_t hash[2])
+{
+    imp_prefix_chain(x, scope, parent != IMP_PREFIX_NONE ? x->node[parent].hash : NULL, token, hash);
 }
 
 static uint32_t find(const imp_prefix *x, uint64_t scope, uint32_t parent, const int32_t *token,
@@ -226,6 +232,7 @@ bool imp_prefix_evict(imp_prefix *x)
     }
     if (least == IMP_PREFIX_NONE) return false;
     x->level = IMP_MAX(x->level, x->node[least].worth);
+    if (x->leaving != NULL && x->node[least].n_tok == IMP_KV_BLOCK) x->leaving(x->user, least);
     drop(x, least);
     return true;
 }

@@ -13,6 +13,7 @@ typedef struct imp_prefix_node {
     uint32_t parent;            /* block before it; NONE: a first block */
     uint32_t child, prev, next; /* its first child; neighbours among its parent's children */
     uint32_t depth;             /* blocks before it */
+    bool saved;                 /* given to be written to disk */
     uint32_t n_tok;             /* 0: not in the index; below IMP_KV_BLOCK: the end of a sequence */
     double worth;               /* what is evicted first has the least */
     double cost;                /* seconds to compute it again */
@@ -30,12 +31,18 @@ typedef struct imp_prefix { /* init/deinit; scheduler thread only */
     uint32_t n_node; /* in the index */
     double level;    /* worth of what was evicted last: what is used now is worth that much more */
     uint64_t clock;
-    uint8_t key[16];
+    uint8_t key[16];                             /* random; set it to find chains of an earlier run */
+    void (*leaving)(void *user, uint32_t block); /* a whole block is about to go; NULL */
+    void *user;
 } imp_prefix;
 
 IMP_MUST_USE imp_status imp_prefix_init(imp_prefix *x, imp_kv_pool *pool);
 void imp_prefix_deinit(imp_prefix *x);
 uint64_t imp_prefix_bytes(uint32_t n_block); /* what init takes */
+
+/* The hash of a chain that goes on with a whole block behind `before` (NULL: it begins in this scope). */
+void imp_prefix_chain(const imp_prefix *x, uint64_t scope, const uint64_t before[2], const int32_t *token,
+                      uint64_t hash[2]);
 
 typedef struct imp_prefix_hit {
     uint32_t n_block; /* whole blocks, written to the table, each held once more */

@@ -76,6 +76,33 @@ static imp_status alloc_batch(imp_sched *s)
     return ok ? IMP_OK : IMP_NOMEM;
 }
 
+static void wake(void *user)
+{
+    const imp_sched *s = user;
+    if (s->c.hooks.wake != NULL) s->c.hooks.wake(s->c.hooks.user);
+}
+
+/* Where a cache can be moved in and out whole it can be saved. */
+static imp_status open_book(imp_sched *s)
+{
+    const imp_sched_config *c = &s->c;
+    s->save_next = UINT32_MAX;
+    if (c->kv_store == NULL || s->kv_block_bytes == 0 || s->prefill_only ||
+        c->generate->dev->ops->kv_import == NULL)
+        return IMP_OK;
+    imp_kv_book_config b = {.store = c->kv_store,
+                            .graph = c->net->generate,
+                            .device = c->generate->dev->name,
+                            .model_name = c->model_name != NULL ? c->model_name : "",
+                            .kv_dtype = c->generate_limits.kv_dtype,
+                            .wake = wake,
+                            .user = s};
+    memcpy(s->prefix.key, imp_kv_store_key(c->kv_store), sizeof s->prefix.key);
+    s->prefix.leaving = imp_sched_spill;
+    s->prefix.user = s;
+    return imp_kv_book_open(&b, &s->book);
+}
+
 imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *err)
 {
     *out = NULL;
@@ -90,6 +117,7 @@ imp_status imp_sched_new(const imp_sched_config *c, imp_sched **out, imp_error *
     if ((st = alloc_batch(s)) != IMP_OK) goto fail;
     if ((st = imp_kv_pool_init(&s->kv, c->generate_limits.n_kv_block)) != IMP_OK) goto fail;
     if ((st = imp_prefix_init(&s->prefix, &s->kv)) != IMP_OK) goto fail;
+    if ((st = open_book(s)) != IMP_OK) goto fail;
     if (c->generate != NULL && (st = imp_sampler_scratch_init(&s->scratch, c->net->cfg.n_vocab)) != IMP_OK)
         goto fail;
     *out = s;
@@ -119,6 +147,7 @@ void imp_sched_free(imp_sched *s)
         s->landing = p->next;
         imp_push_unref(p);
     }
+    imp_kv_book_close(s->book);
     imp_prefix_deinit(&s->prefix);
     imp_kv_pool_deinit(&s->kv);
     imp_sys_free(s->slot_ids);
@@ -273,11 +302,13 @@ static void publish(imp_sched *s)
     s->stats.n_preempted = s->n_preempted;
     s->stats.n_drafted_tok = s->n_drafted;
     s->stats.n_accepted_tok = s->n_accepted;
+    s->stats.n_restored_tok = s->n_restored_tok;
 }
 
 void imp_sched_end(imp_sched *s, job_list *from, job *j, imp_finish finish, const imp_error *err)
 {
     if (finish != IMP_FINISH_ERROR && j->slot != UINT32_MAX) imp_sched_index(s, j, true);
+    imp_sched_end_restore(s, j);
     imp_mutex_lock(s->lock);
     for (size_t i = 0; i < s->n_known; i++) {
         if (s->known[i] != j) continue;
@@ -354,6 +385,8 @@ imp_status imp_sched_move(imp_sched *from, imp_sched *to, job *j)
     if (!room) return IMP_NOMEM;
     uint32_t n_past = j->n_past;
     if (j->slot != UINT32_MAX) imp_sched_index(from, j, true);
+    imp_sched_end_restore(from, j);
+    j->asked_disk = j->held = false;
     imp_mutex_lock(from->lock);
     for (size_t i = 0; i < from->n_known; i++) {
         if (from->known[i] != j) continue;
@@ -394,10 +427,22 @@ bool imp_sched_has_work(imp_sched *s)
     return work;
 }
 
+bool imp_sched_can_step(imp_sched *s)
+{
+    if (imp_sched_can_save(s) || imp_sched_restore_has_news(s)) return true;
+    if (s->restores == NULL) return imp_sched_has_work(s);
+    uint32_t n_held = 0;
+    for (const job *j = s->waiting.first; j != NULL; j = j->next) n_held += j->held;
+    imp_mutex_lock(s->lock);
+    bool more = s->n_known > n_held;
+    imp_mutex_unlock(s->lock);
+    return more;
+}
+
 bool imp_sched_expects(imp_sched *s)
 {
     imp_mutex_lock(s->lock);
-    bool any = s->landing != NULL;
+    bool any = s->landing != NULL || s->restores != NULL || s->save_next != UINT32_MAX;
     imp_mutex_unlock(s->lock);
     return any;
 }
@@ -437,6 +482,8 @@ bool imp_sched_step_generate(imp_sched *s, double *decode_s)
     *decode_s = 0;
     take_in(s);
     bool did = s->c.generate != NULL && imp_sched_take_landings(s);
+    did = imp_sched_take_restored(s) || did;
+    did = imp_sched_save_some(s) || did;
     imp_sched_publish(s);
     return imp_step_generate(s, decode_s) || did;
 }
@@ -458,8 +505,11 @@ bool imp_sched_step(imp_sched *s)
 
 void imp_sched_drop_cache(imp_sched *s)
 {
+    void (*leaving)(void *, uint32_t) = s->prefix.leaving;
+    s->prefix.leaving = NULL; /* and is not to be kept anywhere */
     while (imp_prefix_evict(&s->prefix)) {
     }
+    s->prefix.leaving = leaving;
     imp_sched_publish(s);
 }
 
@@ -489,5 +539,6 @@ void imp_sched_add_stats(imp_sched *s, imp_stats *out)
     out->n_preempted += a->n_preempted;
     out->n_drafted_tok += a->n_drafted_tok;
     out->n_accepted_tok += a->n_accepted_tok;
+    out->n_restored_tok += a->n_restored_tok;
     imp_mutex_unlock(s->lock);
 }

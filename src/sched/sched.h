@@ -12,6 +12,7 @@
 #include "dev/dev.h"
 #include "model/net.h"
 #include "plan/cost.h"
+#include "sched/kv_store.h"
 
 typedef struct imp_sched imp_sched;
 
@@ -41,7 +42,8 @@ typedef struct imp_sched_job_info {
     uint32_t n_prompt, n_generated, cap; /* cap: tokens the sequence may reach */
     imp_sched_phase phase[2];            /* prefill (or embedding), decode */
     uint32_t n_cached;
-    double queue_ms;
+    uint32_t n_restored; /* of n_cached: brought back from disk for this request, in restore_ms */
+    double queue_ms, restore_ms;
     uint32_t n_drafted, n_accepted; /* guessed tokens that were computed, and were right */
     imp_sched_handover handover;
 } imp_sched_job_info;
@@ -63,6 +65,8 @@ typedef struct imp_sched_hooks {
     void (*on_pushed)(void *user, struct job *j);
     /* Seconds that a step of this shape is thought to take. */
     double (*predict)(void *user, const imp_cost_shape *sh, bool embed);
+    /* There may be something to do (imp_sched_can_step). Any thread. */
+    void (*wake)(void *user);
     /* Just before the final event; the job is still whole. */
     void (*on_end)(void *user, struct job *j, imp_finish finish);
 } imp_sched_hooks;
@@ -74,7 +78,10 @@ typedef struct imp_sched_config {
     uint32_t n_ctx, n_batch, n_queue;
     bool want_load; /* keep imp_sched_get_load up to date */
     double pace;    /* prompts may make a step that also generates this much longer; 0: no limit */
-    int speculate;  /* compute guesses (spec.h): 0: where they change no bit, 1: also elsewhere, -1: never */
+    imp_kv_store *
+        kv_store; /* where caches are saved and found again; NULL: nowhere. Borrowed, outlives the scheduler */
+    const char *model_name; /* for people who look there */
+    int speculate; /* compute guesses (spec.h): 0: where they change no bit, 1: also elsewhere, -1: never */
     imp_sched_hooks hooks;
 } imp_sched_config;
 
@@ -106,7 +113,10 @@ typedef struct imp_sched_load {
 } imp_sched_load;
 void imp_sched_get_load(imp_sched *s, imp_sched_load *out);
 bool imp_sched_has_work(imp_sched *s);
-bool imp_sched_expects(imp_sched *s); /* a cache is on its way here from another scheduler */
+/* A step would do something: not all that is here waits for a cache that is read from disk. Its thread. */
+bool imp_sched_can_step(imp_sched *s);
+bool imp_sched_expects(
+    imp_sched *s); /* a cache is on its way here, from another scheduler or from disk; its thread */
 /* At most one generating and one embedding step; calls back. false: there was nothing to do. */
 bool imp_sched_step(imp_sched *s);
 /* Its two halves. *decode_s: what the step took if sequences generated in it, else 0. */
@@ -114,7 +124,11 @@ bool imp_sched_step_generate(imp_sched *s, double *decode_s);
 /* As many inputs as are thought to take budget_s at most, by the `predict` hook; *used_s: what they took. *pending: there
  * are more. */
 bool imp_sched_step_embed(imp_sched *s, double budget_s, double *used_s, bool *pending);
-void imp_sched_drop_cache(imp_sched *s);                /* what only the prefix cache holds; its thread */
+void imp_sched_drop_cache(imp_sched *s); /* what only the prefix cache holds; its thread */
+/* Give what the prefix cache holds and the disk does not to be saved, as far as that takes budget_s; its thread. Returns
+ * how many blocks. */
+uint32_t imp_sched_save(imp_sched *s, double budget_s);
+void imp_sched_want_save(imp_sched *s); /* the same bit by bit, between its steps; any thread */
 void imp_sched_add_stats(imp_sched *s, imp_stats *out); /* adds to what is there */
 
 #endif

@@ -22,6 +22,12 @@ struct imp_sched {
     job_list waiting, running, embedding;
     imp_kv_pool kv;
     imp_prefix prefix;
+    imp_kv_book *book;        /* where caches are saved; NULL: nowhere */
+    struct restore *restores; /* what is being read from there */
+    uint32_t save_next; /* depth from which imp_sched_want_save goes on; UINT32_MAX: nothing is wanted */
+    _Atomic bool save_wanted;
+    double export_s; /* to copy a block out, smoothed */
+    uint64_t n_restored_tok;
     imp_fair fair;
     double hold;          /* what short prompts may still take (pace.c) */
     int32_t *slot_ids;    /* [max_seq][n_ctx] sequences that run, or ran and wait for memory */
@@ -64,6 +70,18 @@ void imp_sched_index(imp_sched *s, job *j, bool end);
 void imp_sched_give_slot(imp_sched *s, job *j);
 void imp_sched_give_cache(imp_sched *s, job *j); /* blocks back */
 bool imp_sched_take_landings(imp_sched *s);      /* blocks that came; true: something was done */
+
+/* ---- restore.c ---- */
+/* Is j's beginning, of which n blocks (in table) are in memory, to be had from disk? Then it is being read from now on, for
+ * j or already for another, and j waits. */
+bool imp_sched_restoring(imp_sched *s, job *j, const uint32_t *table, uint32_t n);
+bool imp_sched_take_restored(imp_sched *s);       /* blocks that were read; true: something was done */
+bool imp_sched_drop_restores(imp_sched *s);       /* their blocks can be evicted; true: there were any */
+void imp_sched_end_restore(imp_sched *s, job *j); /* nobody waits for it any more */
+bool imp_sched_restore_has_news(const imp_sched *s);
+void imp_sched_spill(void *sched, uint32_t block); /* a block leaves the prefix cache */
+bool imp_sched_save_some(imp_sched *s); /* what imp_sched_want_save asked for; true: something was done */
+bool imp_sched_can_save(const imp_sched *s);
 
 /* From the list to which a job belongs now. */
 job_list *imp_sched_list_of(imp_sched *s, const job *j);
