@@ -375,10 +375,12 @@ imp_status imp_kv_book_open(const imp_kv_book_config *c, imp_kv_book **out)
     imp_kv_store *s = c->store;
     imp_kv_book *b = *out = imp_sys_calloc(1, sizeof *b);
     if (b == NULL) return IMP_NOMEM;
-    *b = (imp_kv_book){.store = s, .block_s = 2e-3, .wake = c->wake, .user = c->user};
+    *b = (imp_kv_book){.store = s, .wake = c->wake, .user = c->user};
     b->finder.graph = c->graph;
     b->finder.device = c->device;
     b->finder.model.kv_dtype = c->kv_dtype;
+    b->block_s =
+        1e-4 + 1e-9 * (double)imp_dev_kv_block_bytes(c->graph, c->kv_dtype); /* until it is measured */
     (void)snprintf(b->model_name, sizeof b->model_name, "%.63s", c->model_name);
     imp_mutex_lock(s->lock);
     b->next = s->books;
