@@ -123,6 +123,7 @@ static void end(imp_sched *s, restore *r)
     r->j->n_restored += (r->n_have - r->first) * IMP_KV_BLOCK;
     s->n_restored_tok += (r->n_have - r->first) * IMP_KV_BLOCK;
     r->j->restore = NULL;
+    for (job *j = s->waiting.first; j != NULL; j = j->next) j->held = false; /* they look again */
     imp_kv_load_close(r->load);
     imp_kv_pool_give(&s->kv, r->table, &r->n_have);
     imp_sys_free(r->table);
