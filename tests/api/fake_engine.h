@@ -523,6 +523,12 @@ void imp_cancel(imp_engine *e, uint64_t id)
     pthread_mutex_unlock(&e->mu);
 }
 
+bool imp_engine_save_caches(imp_engine *e)
+{
+    (void)e;
+    return false;
+}
+
 void imp_engine_get_stats(imp_engine *e, imp_stats *out)
 {
     pthread_mutex_lock(&e->mu);
