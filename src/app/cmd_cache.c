@@ -41,7 +41,8 @@ static void see(void *ctx, const char *name, uint64_t bytes, int64_t used_ns)
     imp_error err;
     (void)used_ns;
     if (k->clear) {
-        bool ours = imp_kv_file_name_read(name, hash) || ends_with(name, ".sum") || !strcmp(name, "key");
+        bool ours = imp_kv_file_name_read(name, hash) ||
+                    ends_with(name, ".sum"); /* the key stays: a server may use it */
         if (!ours || !imp_vault_remove(k->v, name)) return;
         k->n++;
         k->bytes += bytes;

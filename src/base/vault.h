@@ -11,7 +11,7 @@
 
 typedef struct imp_vault imp_vault;
 
-/* The folder is made (mode 0700, also those that lead to it) when it is not there. INVALID: it is a link, belongs to
+/* The folder is made (mode 0700; those that lead to it as usual) when it is not there. INVALID: it is a link, belongs to
  * somebody else or others may write to it. */
 IMP_MUST_USE imp_status imp_vault_open(const char *path, imp_vault **out, imp_error *err);
 void imp_vault_close(imp_vault *v); /* NULL is allowed */

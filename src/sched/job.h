@@ -35,6 +35,7 @@ typedef struct job {
     uint32_t n_restored;     /* of n_cached: read from disk for it */
     struct restore *restore; /* what is being read; NULL: nothing */
     bool asked_disk;         /* once is enough */
+    bool on_disk;            /* it was seen that there is something; it has still to ask */
     bool held;               /* it waits for what is read, for it or for another */
     uint64_t restore_ns;     /* how long it waited for that */
     uint32_t fair;           /* its client's place in the turns */

@@ -5,7 +5,8 @@
  *          is written, for another server may use the folder too. When the folder is over its limit, what was used
  *          longest ago goes; using a block uses all before it too, later, so chains go from their ends.
  * Always:  lock guards everything in the structs below but for what says otherwise; it is never held while files are
- *          touched or `wake` is called. Memory that waits to be written is at most QUEUE_BYTES and a block. */
+ *          touched or `wake` is called. Memory that waits to be written is at most QUEUE_BYTES and a block, what was read
+ *          and not taken at most AHEAD_BYTES and a block. */
 #include "sched/kv_store.h"
 
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include "sched/kv_index.h"
 #include "sched/kv_model.h"
 
-enum { QUEUE_BYTES = 64 << 20, AHEAD = 8, NAME_BYTES = 64 };
+enum { QUEUE_BYTES = 64 << 20, AHEAD_BYTES = 64 << 20, AHEAD = 8, NAME_BYTES = 64 };
 static const uint64_t KEEP_FREE = 1ull << 28; /* bytes of disk that are left to others */
 static const uint64_t KEY_CHECK = 0x696d706b76736563;
 static const char KEY_FILE[] = "key";
@@ -35,6 +36,7 @@ typedef struct save {
 struct imp_kv_load {
     imp_kv_load *next;
     imp_kv_book *book;
+    uint64_t block_bytes;
     uint32_t n, n_read, n_taken;
     bool over;   /* no more are read */
     bool closed; /* nobody takes any; freed by who sees that it is not being read */
@@ -66,6 +68,7 @@ struct imp_kv_store {
     imp_kv_load *loads;
     save *first, *last; /* to be written */
     uint64_t queued_bytes;
+    uint64_t ahead_bytes;   /* read, and not taken yet */
     bool quit, full;        /* full: the last block could not be written; said once */
     uint64_t written_bytes; /* since the folder was listed */
     imp_kv_index index;
@@ -233,7 +236,11 @@ static void free_load(imp_kv_store *s, imp_kv_load *l)
         *at = l->next;
         break;
     }
-    for (; l->n_taken < l->n_read; l->n_taken++) imp_sys_free(l->data[l->n_taken % AHEAD]);
+    for (; l->n_taken < l->n_read; l->n_taken++) {
+        imp_sys_free(l->data[l->n_taken % AHEAD]);
+        s->ahead_bytes -= l->block_bytes;
+    }
+    imp_cond_broadcast(s->work); /* others may read ahead now */
     imp_sys_free(l);
 }
 
@@ -247,7 +254,7 @@ static void load_one(imp_kv_store *s, imp_kv_load *l)
     void *p = read_block(s, b, &l->link[i]);
     imp_mutex_lock(s->lock);
     l->busy = false;
-    if (p != NULL) l->data[l->n_read++ % AHEAD] = p;
+    if (p != NULL) l->data[l->n_read++ % AHEAD] = p, s->ahead_bytes += l->block_bytes;
     l->over = p == NULL || l->n_read == l->n;
     if (l->closed) free_load(s, l);
     imp_mutex_unlock(s->lock);
@@ -284,7 +291,7 @@ static void save_one(imp_kv_store *s)
 
 static imp_kv_load *next_load(const imp_kv_store *s)
 {
-    imp_kv_load *l = s->loads;
+    imp_kv_load *l = s->ahead_bytes < AHEAD_BYTES ? s->loads : NULL;
     while (l != NULL && (l->over || l->closed || l->n_read - l->n_taken == AHEAD)) l = l->next;
     return l;
 }
@@ -449,11 +456,11 @@ void *imp_kv_book_buffer(imp_kv_book *b, uint32_t wait_ms)
 {
     imp_kv_store *s = b->store;
     imp_mutex_lock(s->lock);
-    uint64_t bytes = b->finder.model.block_bytes;
     while (b->ready && !s->full && s->queued_bytes >= QUEUE_BYTES && wait_ms > 0)
         if (!imp_cond_wait_ms(s->done, s->lock, wait_ms)) wait_ms = 0;
     bool room = b->ready && s->queued_bytes < QUEUE_BYTES;
-    if (room) s->queued_bytes += bytes;
+    uint64_t bytes = room ? b->finder.model.block_bytes : 0; /* not the thread's any more once it is ready */
+    s->queued_bytes += bytes;
     imp_mutex_unlock(s->lock);
     void *p = room ? imp_sys_malloc(bytes) : NULL;
     if (room && p == NULL) imp_kv_book_save(b, NULL, NULL);
@@ -492,6 +499,7 @@ imp_kv_load *imp_kv_load_new(imp_kv_book *b, const imp_kv_link *link, uint32_t n
     if (l == NULL) return NULL;
     l->book = b;
     l->n = n;
+    l->block_bytes = b->finder.model.block_bytes;
     memcpy(l->link, link, n * sizeof *link);
     imp_mutex_lock(s->lock);
     imp_kv_load **at = &s->loads; /* who came first is read first */
@@ -508,7 +516,10 @@ void *imp_kv_load_take(imp_kv_load *l, bool *over)
     imp_mutex_lock(s->lock);
     void *p = l->n_taken < l->n_read ? l->data[l->n_taken++ % AHEAD] : NULL;
     *over = p == NULL && l->over;
-    if (p != NULL) imp_cond_broadcast(s->work);
+    if (p != NULL) {
+        s->ahead_bytes -= l->block_bytes;
+        imp_cond_broadcast(s->work);
+    }
     imp_mutex_unlock(s->lock);
     return p;
 }

@@ -6,7 +6,8 @@
  *          A block that leaves the prefix cache is given to be written, if computing it again costs clearly more than
  *          copying it out; at the end, and when asked for, all of them are.
  * Always:  blocks that were restored are held by their restore until it ends, so that none goes before the request comes;
- *          what a scope that does not outlive the program computed (the top bit, http/keys.c) is not written.
+ *          what a scope that does not outlive the program computed (the top bit, http/keys.c) is not written; all that a
+ *          chain's hash is made of means the same in the next run.
  * Threads: scheduler thread only, but for imp_sched_want_save. */
 #include "sched/sched_int.h"
 
@@ -78,17 +79,28 @@ static bool read_for_another(const imp_sched *s, const job *j, const uint32_t *t
     return false;
 }
 
+static uint32_t n_restores(const imp_sched *s)
+{
+    uint32_t n = 0;
+    for (const restore *r = s->restores; r != NULL; r = r->next) n++;
+    return n;
+}
+
 bool imp_sched_restoring(imp_sched *s, job *j, const uint32_t *table, uint32_t n)
 {
     if (s->book == NULL) return false;
     if (j->restore != NULL) return true;
     if (s->restores != NULL && read_for_another(s, j, table, n)) return true;
     if (j->asked_disk || !may_keep(j->r.cache_scope) || !imp_kv_book_is_ready(s->book)) return false;
-    j->asked_disk = true;
+    bool busy = n_restores(s) >= IMP_MAX(s->n_free_slot, 1u);
+    if (busy && j->on_disk) return true;
     uint32_t more = find_links(s, j, table, n, s->kv.n_free + s->kv.n_idle, NULL);
     double compute_s = 0;
     for (uint32_t k = 0; k < more; k++) compute_s += cost_of(s, n + k);
-    if (more == 0 || compute_s < more * imp_kv_book_block_s(s->book)) return false;
+    j->on_disk = more > 0 && compute_s >= more * imp_kv_book_block_s(s->book);
+    if (busy && j->on_disk) return true; /* those who cannot run yet would only take the others' memory */
+    j->asked_disk = true;
+    if (!j->on_disk) return false;
     restore *r = imp_sys_calloc(1, sizeof *r + more * sizeof r->link[0]);
     if (r == NULL) return false;
     *r = (restore){.j = j, .t0 = imp_now_ns(), .first = n, .n = n + more};

@@ -386,7 +386,7 @@ imp_status imp_sched_move(imp_sched *from, imp_sched *to, job *j)
     uint32_t n_past = j->n_past;
     if (j->slot != UINT32_MAX) imp_sched_index(from, j, true);
     imp_sched_end_restore(from, j);
-    j->asked_disk = j->held = false;
+    j->asked_disk = j->on_disk = j->held = false;
     imp_mutex_lock(from->lock);
     for (size_t i = 0; i < from->n_known; i++) {
         if (from->known[i] != j) continue;

@@ -339,6 +339,25 @@ fi
 fails 1 "the model 'nobody' is not known here" stop nobody --port "$port"
 ended
 fails 1 "no server answers" ps --port "$port"
+# ---- caches on disk
+served -m "$M" --kv-cache-max 1G --kv-cache "$T/kv"
+if command -v curl >/dev/null 2>&1; then
+    story=$(printf 'Once upon a time there was a cat. %.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25)
+    curl -s "$url/v1/completions" -d "{\"model\":\"stories260K\",\"prompt\":\"$story\",\"max_tokens\":4}" >/dev/null
+    code=$(curl -s -o "$T/answer" -w '%{http_code}' -X POST "$url/api/cache/save" -d '{"slot":1}')
+    yes "saving takes no fields ($code)" test "$code" -eq 400
+    code=$(curl -s -o "$T/answer" -w '%{http_code}' -X POST "$url/api/cache/save" -d '{}')
+    yes "caches are saved on request ($code)" test "$code" -eq 202
+    ended
+    json "cache --json" 'd["blocks"]>2 and d["models"][0]["model"]=="stories260K" and d["models"][0]["tokens"]==64*d["blocks"]' cache --kv-cache "$T/kv"
+else
+    ended
+    for t in "saving takes no fields" "caches are saved on request" "cache --json"; do skip "$t" "no curl here"; done
+fi
+it cache clear --kv-cache "$T/kv"
+yes "cache clear" test "$rc" -eq 0 -a "$(ls "$T/kv" | grep -c kv)" -eq 0
+fails 2 "'list' or 'clear'" cache empty --kv-cache "$T/kv"
+fails 1 "a link" cache --kv-cache "$(ln -s "$T/kv" "$T/kv-link"; echo "$T/kv-link")"
 it rm second
 yes "rm" test "$rc" -eq 0 -a ! -e "$T/data/impetus/models/second.gguf"
 fails 1 "there is no model 'second'" rm second

@@ -55,6 +55,7 @@ extern int *__error(void);
 #define ECONNREFUSED  61
 #define ENOTCONN      57
 #define ETIMEDOUT     60
+#define ELOOP         62
 
 /* ---- string.h, strings.h */
 void *memcpy(void *, const void *, size_t);
@@ -317,6 +318,7 @@ int fsync(int);
 int ftruncate(int, off_t);
 int unlink(const char *);
 int unlinkat(int, const char *, int);
+int linkat(int, const char *, int, const char *, int);
 int rmdir(const char *);
 int link(const char *, const char *);
 int symlink(const char *, const char *);
@@ -349,6 +351,8 @@ struct stat {
     int64_t st_blocks;
 };
 #define st_mtime    st_mtimespec.tv_sec
+#define S_IWGRP     0000020
+#define S_IWOTH     0000002
 #define S_IFMT      0170000
 #define S_ISDIR(m)  (((m)&S_IFMT) == 0040000)
 #define S_ISREG(m)  (((m)&S_IFMT) == 0100000)
