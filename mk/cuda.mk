@@ -1,12 +1,12 @@
 # The CUDA device's kernels: compiled by nvcc into fatbins (machine code for compute capability 9.0a and 8.0, PTX for what
 # comes after) that src/dev/cuda/kernels.c takes in. Without nvcc the program builds all the same and says so.
 NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
-CUDA_KERNELS := ops gemv gemm attn pack flash attn_step mid reduce top
+CUDA_KERNELS := ops gemv gemm attn pack flash attn_step mid reduce top flash_wg
 CUDA_GEN     := $(BUILD)/gen/cuda
 CUDA_ARCH    ?= -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=[sm_80,compute_80]
 
 ifneq ($(NVCC),)
-$(CUDA_GEN)/%.fatbin: src/dev/cuda/%.cu src/dev/cuda/args.h src/dev/cuda/common.cuh src/dev/cuda/attn.cuh
+$(CUDA_GEN)/%.fatbin: src/dev/cuda/%.cu src/dev/cuda/args.h $(wildcard src/dev/cuda/*.cuh)
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
 	$(Q)$(NVCC) -std=c++17 -O3 -diag-suppress 177 -fatbin $(CUDA_ARCH) $< -o $@

@@ -202,6 +202,13 @@ typedef struct cu_attn {
     float scale, softcap;
 } cu_attn;
 
+/* flash_wg.cu: keys of a tile, tiles of keys and values in shared memory. */
+enum { CU_FLASH_WG_KEYS = 128, CU_FLASH_WG_STAGES = 3, CU_FLASH_WG_THREADS = 384 };
+CU_FN uint32_t cu_flash_wg_smem(uint32_t head_dim)
+{
+    return CU_FLASH_WG_STAGES * 2 * CU_FLASH_WG_KEYS * head_dim * 2;
+}
+
 /* One token a sequence: at.q is not rotated yet, kv says how. */
 typedef struct cu_step_attn {
     cu_attn at;

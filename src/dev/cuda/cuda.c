@@ -451,6 +451,8 @@ static cu_result load_kernels(cuda_device *d)
                  {d->fn.gemm_f16, 65536},
                  {d->fn.flash_64, 49152},
                  {d->fn.flash_128, 98304},
+                 {d->fn.flash_wg_64, cu_flash_wg_smem(64)},
+                 {d->fn.flash_wg_128, cu_flash_wg_smem(128)},
                  {d->fn.flash_q8_64, 49152},
                  {d->fn.flash_q8_128, 98304},
                  {d->fn.attn_step_64, CU_STEP_SMEM_64},
@@ -493,6 +495,7 @@ static imp_status start(cuda_device *d, uint32_t number, imp_error *err)
     if (r == CU_OK) r = load_kernels(d);
     if (r != CU_OK) return imp_cuda_fail(d, r, "starting", err);
     d->pdl = major >= 9;
+    d->groups = major == 9;
     d->lt = imp_cuda_lt_open();
     imp_log(IMP_LOG_INFO, "%s: %s, products by %s", d->base.name, name,
             d->lt != NULL ? "cuBLASLt" : "own kernels");

@@ -55,6 +55,8 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(attn_step_q8_128, 6, "attn_step_q8_128")                                                               \
     X(reduce_small, 8, "reduce_small")                                                                       \
     X(reduce_large, 8, "reduce_large")                                                                       \
+    X(flash_wg_64, 10, "flash_wg_64")                                                                        \
+    X(flash_wg_128, 10, "flash_wg_128")                                                                      \
     X(top, 9, "top")                                                                                         \
     X(pack, 4, "pack")                                                                                       \
     X(unpack, 4, "unpack")
@@ -77,6 +79,7 @@ typedef struct cuda_device {
     cuda_kernels fn;
     uint32_t n_sm, smem; /* multiprocessors; shared memory a block may take */
     cu_lt *lt;           /* NULL: our own products */
+    bool groups;         /* products of whole warp groups (compute capability 9.0, no other) */
     bool pdl;            /* launches may overlap (compute capability 9.0 and up) */
     bool after_copy;     /* the next launch follows a copy, which no launch may overlap */
     bool lost;           /* a kernel failed: nothing runs on this context any more */

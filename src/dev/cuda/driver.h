@@ -112,7 +112,7 @@ bool imp_cuda_lt_matmul(cu_lt *lt, cu_stream s, cu_mem workspace, bool f16, bool
 /* ---- kernels built into the program ------------------------------------------------------------------- */
 
 /* Fatbin number i of IMP_CUDA_N_MODULE; NULL: built without nvcc. */
-enum { IMP_CUDA_N_MODULE = 10 };
+enum { IMP_CUDA_N_MODULE = 11 };
 const void *imp_cuda_kernels(int i);
 
 #endif

@@ -6,54 +6,12 @@
 //         A q8_0 tile is brought as it is while the one before is used, and becomes f16 in shared memory.
 // Layout: cache of a layer: [block][kv head] tiles (args.h), f16 or q8_0, keys and values apart.
 // Source: Dao 2023 (FlashAttention-2) for the order of the loops.
-#include "attn.cuh"
+#include "flash.cuh"
 
 namespace
 {
 
 constexpr int ROWS = 128, KEYS = 64, HALF = 32, THREADS = 128;
-
-__device__ __forceinline__ uint32_t half2_bits(float x, float y)
-{
-    __half2 h = __floats2half2_rn(x, y);
-    return *(uint32_t *)&h;
-}
-
-__device__ __forceinline__ float two_to(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// What a block works on. Rows are positions in the sequence's new tokens.
-struct work {
-    uint32_t h, kvh, past, len, n_tok, i0, first, kb0, kb1;
-    const int32_t *table;
-};
-__device__ __forceinline__ work work_of(const cu_attn &a)
-{
-    work w;
-    const uint32_t seq = blockIdx.z;
-    w.h = blockIdx.y;
-    w.kvh = w.h / (a.n_head / a.n_kv_head);
-    w.past = a.seq_past[seq];
-    w.len = a.seq_len[seq];
-    w.n_tok = w.len - w.past;
-    w.i0 = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest first
-    w.first = a.seq_first[seq];
-    w.table = a.table + (uint64_t)seq * a.table_stride;
-    const uint32_t pos_lo = w.past + w.i0, pos_hi = w.past + min(w.i0 + ROWS, w.n_tok) - 1;
-    uint32_t lo = 0, hi = a.full ? w.len : pos_hi + 1; // keys that any row sees
-    if (a.window) {
-        lo = a.full ? (pos_lo > a.window ? pos_lo - a.window : 0)
-                    : (pos_lo + 1 > a.window ? pos_lo + 1 - a.window : 0);
-        if (a.full) hi = min(hi, pos_hi + a.window + 1);
-    }
-    w.kb0 = lo / KEYS;
-    w.kb1 = (hi + KEYS - 1) / KEYS;
-    return w;
-}
 
 // Keys and values of block kb to `to`; rows that were never written read as zeros.
 template <int HD>
@@ -91,7 +49,8 @@ __device__ __forceinline__ void decode(const work &w, uint32_t kb, const uint8_t
     constexpr uint32_t BYTES = cu_kv_tile_bytes(CU_KV_Q8, HD), ROW = HD / 16;
 #pragma unroll
     for (uint32_t i = 0; i < 2 * KEYS * ROW / THREADS; i++) {
-        const uint32_t x = i * THREADS + threadIdx.x, part = x / (KEYS * ROW), r = x / ROW % KEYS, c = x % ROW;
+        const uint32_t x = i * THREADS + threadIdx.x, part = x / (KEYS * ROW), r = x / ROW % KEYS,
+                       c = x % ROW;
         const uint8_t *tile = from + part * BYTES;
         uint4 h[2] = {};
         if (kb * KEYS + r < w.len)
@@ -153,11 +112,7 @@ __device__ __forceinline__ void scores(uint32_t qs, uint32_t ks, uint32_t row0, 
 __device__ __forceinline__ void mask(const cu_attn &a, uint32_t len, uint32_t pos0, uint32_t j0, int lane,
                                      float (&s)[2][4][4])
 {
-    const uint32_t pos1 = pos0 + 31, j1 = j0 + HALF - 1;
-    const bool all =
-        (a.full ? j1 < len : j1 <= pos0) &&
-        (!a.window || (pos1 + (a.full ? 0 : 1) <= j0 + a.window && (!a.full || j1 <= pos0 + a.window)));
-    if (all) return;
+    if (all_seen(a, len, pos0, pos0 + 31, j0, j0 + HALF - 1)) return;
     const int g = lane >> 2, t = lane & 3;
 #pragma unroll
     for (int x = 0; x < 2; x++)
@@ -166,10 +121,7 @@ __device__ __forceinline__ void mask(const cu_attn &a, uint32_t len, uint32_t po
 #pragma unroll
             for (int c = 0; c < 4; c++) {
                 const uint32_t j = j0 + n * 8 + 2 * t + (c & 1), p = pos0 + x * 16 + g + (c >> 1) * 8;
-                const uint32_t dist = p > j ? p - j : j - p;
-                const bool sees = a.full ? j < len && (!a.window || dist <= a.window)
-                                         : j <= p && (!a.window || dist < a.window);
-                if (!sees) s[x][n][c] = -INFINITY;
+                if (!sees(a, len, p, j)) s[x][n][c] = -INFINITY;
             }
 }
 
@@ -240,30 +192,17 @@ template <int HD>
 __device__ __forceinline__ void put(const cu_attn &a, const work &k, uint32_t r0, int lane, rows<HD> &w)
 {
     const int g = lane >> 2, t = lane & 3;
-    const float log2e = 1.4426950408889634f;
 #pragma unroll
     for (int x = 0; x < 2; x++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float l = w.l[x][r], m = w.m[x][r];
-            l += __shfl_xor_sync(0xffffffffu, l, 1);
-            l += __shfl_xor_sync(0xffffffffu, l, 2);
-            float scale = l > 0 ? 1 / l : 0;
-            if (a.sink) {
-                float sk = a.sink[k.h] * log2e, top = fmaxf(m, sk), f = m == -INFINITY ? 0 : exp2f(m - top);
-                scale = f / (l * f + exp2f(sk - top));
-            }
+            const float scale = flash_scale(a, k.h, w.m[x][r], w.l[x][r]);
             const uint32_t i = r0 + x * 16 + g + r * 8;
             if (i >= k.n_tok) continue;
-            const uint64_t row = k.first + i;
 #pragma unroll
             for (int d = 0; d < HD / 8; d++) {
-                const float v0 = w.o[x][d][2 * r] * scale, v1 = w.o[x][d][2 * r + 1] * scale;
-                const uint32_t c = k.h * HD + d * 8 + 2 * t;
-                if (a.y) *(float2 *)(a.y + row * a.ldy + c) = make_float2(v0, v1);
-                if (a.h)
-                    *(ushort2 *)(a.h + row * a.ldh + c) =
-                        make_ushort2(to_half_bits(v0, a.hkind), to_half_bits(v1, a.hkind));
+                put_pair(a, k.first + i, k.h * HD + d * 8 + 2 * t, w.o[x][d][2 * r] * scale,
+                         w.o[x][d][2 * r + 1] * scale);
             }
         }
 }
@@ -276,7 +215,7 @@ template <int HD, bool Q8> __device__ __forceinline__ void flash(const cu_attn &
     constexpr uint32_t TILE = KEYS * HD * 2;
     pdl_next();
     pdl_wait();
-    const work k = work_of(a);
+    const work k = work_of<ROWS, KEYS>(a);
     if (k.i0 >= k.n_tok) return;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const uint32_t qs = (uint32_t)__cvta_generic_to_shared(sm), kv = qs + ROWS * HD * 2;

@@ -16,12 +16,14 @@ FATBIN(6, "attn_step")
 FATBIN(7, "mid")
 FATBIN(8, "reduce")
 FATBIN(9, "top")
+FATBIN(10, "flash_wg")
 
 const void *imp_cuda_kernels(int i)
 {
-    const void *const all[IMP_CUDA_N_MODULE] = {
-        imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2, imp_cuda_fatbin_3, imp_cuda_fatbin_4,
-        imp_cuda_fatbin_5, imp_cuda_fatbin_6, imp_cuda_fatbin_7, imp_cuda_fatbin_8, imp_cuda_fatbin_9};
+    const void *const all[IMP_CUDA_N_MODULE] = {imp_cuda_fatbin_0, imp_cuda_fatbin_1, imp_cuda_fatbin_2,
+                                                imp_cuda_fatbin_3, imp_cuda_fatbin_4, imp_cuda_fatbin_5,
+                                                imp_cuda_fatbin_6, imp_cuda_fatbin_7, imp_cuda_fatbin_8,
+                                                imp_cuda_fatbin_9, imp_cuda_fatbin_10};
     return all[i];
 }
 #else

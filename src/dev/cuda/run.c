@@ -432,13 +432,17 @@ static void attn_any(step *s, const cu_attn *from, uint32_t kind, uint32_t per)
 static void flash(step *s, const cu_attn *a, uint32_t kind)
 {
     const cuda_kernels *fn = &s->d->fn;
-    uint32_t hd = a->head_dim, smem = (128 + 4 * 64) * hd * 2;
+    uint32_t hd = a->head_dim, smem = (128 + 4 * 64) * hd * 2, threads = 128;
     cu_func f = hd == 64 ? fn->flash_64 : fn->flash_128;
     if (kind == CU_KV_Q8) {
         f = hd == 64 ? fn->flash_q8_64 : fn->flash_q8_128;
         smem = (128 + 2 * 64) * hd * 2 + 2 * cu_kv_tile_bytes(kind, hd);
+    } else if (s->d->groups) {
+        f = hd == 64 ? fn->flash_wg_64 : fn->flash_wg_128;
+        threads = CU_FLASH_WG_THREADS;
+        smem = cu_flash_wg_smem(hd);
     }
-    launch(s, f, (s->longest + 127) / 128, a->n_head, a->n_seq, 128, smem, a);
+    launch(s, f, (s->longest + 127) / 128, a->n_head, a->n_seq, threads, smem, a);
 }
 
 /* One token a sequence: what the op in front (ROPE_KV) left undone is done here. */
