@@ -62,6 +62,7 @@ typedef struct imp_instance {
     imp_exec *generate, *embed;
     imp_sched *sched;    /* NULL: the model is not on this unit */
     imp_lessons lessons; /* the unit's thread only, as the next one */
+    bool ran[2];         /* a step that generates or reads prompts, one that embeds: the first teaches nothing */
     uint32_t after_left; /* steps that generate and still follow its last prompt closely (cost.h) */
     uint32_t n_using;    /* calls that hold it to submit; engine.lock */
     char why_not[160];

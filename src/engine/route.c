@@ -327,7 +327,9 @@ static double on_step(void *user, const imp_batch *b, bool embed, double s, doub
     sh.after = phase == 1 && x->after_left > 0;
     x->after_left = phase == 1 ? x->after_left - sh.after : IMP_COST_AFTER;
     imp_lesson due[2];
-    int n = imp_lessons_add(&x->lessons, c, &sh, s, due);
+    /* the first step also touches memory for the first time */
+    int n = x->ran[embed] ? imp_lessons_add(&x->lessons, c, &sh, s, due) : 0;
+    x->ran[embed] = true;
     if (n == 0 && u->bytes[phase] > 0) return u->bytes[phase];
     imp_cost_time t;
     imp_mutex_lock(u->engine->place_lock);
