@@ -8,6 +8,7 @@
 #include "app/mixed.h"
 #include "dev/dev.h"
 #include "dev/split/split.h"
+#include "dev/tensor/tensor.h"
 #include "model/net.h"
 #include "plan/host.h"
 #include "plan/place.h"
@@ -96,19 +97,26 @@ static imp_unit_kind kind_of(const imp_device *d)
     return gpu ? IMP_UNIT_GPU : !strcmp(d->ops->kind, "coreml") ? IMP_UNIT_NPU : IMP_UNIT_CPU;
 }
 
-/* What is assumed of a device; of several with a model's layers between them, what is known of each, joined. */
+/* What is known of one device before anything was learned about it. */
+static void known_of(app *a, const imp_device *d, imp_learn *scratch, imp_machine *out)
+{
+    imp_machine_default(kind_of(d), d->name, out);
+    imp_learn_init(scratch, out);
+    if (recall(a, scratch, d->name)) *out = scratch->machine;
+}
+
+/* What is assumed of a device; of several together, what is known of each, joined. */
 static void describe(app *a, const imp_device *d, imp_learn *scratch, imp_machine *out)
 {
     imp_machine known[IMP_SPLIT_PARTS];
-    uint32_t n_part;
+    uint32_t n_part, n_member;
     const imp_split_part *part = imp_dev_split_parts(d, &n_part);
+    imp_device *const *member = imp_dev_tensor_members(d, &n_member);
     imp_machine_default(kind_of(d), d->name, out);
-    for (uint32_t i = 0; i < n_part; i++) {
-        imp_machine_default(kind_of(part[i].device), part[i].device->name, &known[i]);
-        imp_learn_init(scratch, &known[i]);
-        if (recall(a, scratch, part[i].device->name)) known[i] = scratch->machine;
-    }
-    if (n_part > 0) imp_machine_join(known, n_part, d->name, out);
+    for (uint32_t i = 0; part && i < n_part; i++) known_of(a, part[i].device, scratch, &known[i]);
+    if (part) imp_machine_join(known, n_part, d->name, out);
+    if (member) known_of(a, member[0], scratch, &known[0]);
+    if (member) imp_machine_divide(&known[0], n_member, d->name, out);
 }
 
 static const imp_device_plan *memory_on(const plan *p, const char *device)
@@ -152,7 +160,7 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *name)
             exclude(p, u, "%s", why);
         else if (!wanted)
             exclude(p, u, "--device %.60s was asked for", asked);
-        else if (!strcmp(name, "ref") && (!asked || !strcmp(asked, "auto")))
+        else if (!strcmp(name, "ref0") && (!asked || !strcmp(asked, "auto")))
             exclude(p, u, "the slow reference, used only with --device ref");
         else if (on && on->why[0])
             exclude(p, u, "%s", on->why);
@@ -163,23 +171,38 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *name)
     return IMP_OK;
 }
 
+/* Of --device: units of published profiles ("sim:NAME") and devices together ("cuda0+cpu0", "cuda0/cuda1"). */
+static imp_status judge_named(app *a, plan *p, const imp_net *net, const char *asked)
+{
+    char name[96];
+    for (const char *s = asked; s && *s;) {
+        size_t n = strcspn(s, ",");
+        snprintf(name, sizeof name, "%.*s", (int)IMP_MIN(n, sizeof name - 1), s);
+        s += n + (s[n] == ',');
+        if (!strncmp(name, "sim:", 4)) {
+            imp_machine m[IMP_PLACE_UNITS];
+            size_t n_unit = imp_profile_machines(name + 4, m, IMP_PLACE_UNITS);
+            for (size_t i = 0; i < IMP_MIN(n_unit, (size_t)IMP_PLACE_UNITS); i++) (void)add_unit(p, &m[i]);
+        } else if (strpbrk(name, "+/")) {
+            IMP_TRY(judge(a, p, net, name));
+        }
+    }
+    return IMP_OK;
+}
+
 static imp_status this_machine(app *a, plan *p, const imp_net *net)
 {
-    const char *asked = opt_str(&a->opt, OPT_DEVICE), *name;
-    imp_machine m[IMP_PLACE_UNITS];
-    size_t n = asked && !strncmp(asked, "sim:", 4) ? imp_profile_machines(asked + 4, m, IMP_PLACE_UNITS) : 0;
-    IMP_TRY(judge(a, p, net, "cpu"));
+    const char *asked = opt_str(&a->opt, OPT_DEVICE);
+    IMP_TRY(judge(a, p, net, "cpu0"));
     for (size_t i = 1; i <= APP_DEVICES; i++) {
         imp_error before = a->err;
-        name = i < APP_DEVICES ? app_device_name(i) : "coreml";
-        if (judge(a, p, net, name) != IMP_OK) a->err = before; /* not here */
+        if (judge(a, p, net, i < APP_DEVICES ? app_device_name(i) : "coreml0") != IMP_OK)
+            a->err = before; /* not here */
     }
-    IMP_TRY(judge(a, p, net, "ref"));
-    for (size_t i = 0; i < p->n_on;
-         i++) /* layers shared between devices: the engine's own, or as asked for */
-        if (strchr(p->on[i].device, '+'))
-            IMP_TRY(judge(a, p, net, p->on[i].only_large ? p->on[i].device : asked));
-    for (size_t i = 0; i < IMP_MIN(n, (size_t)IMP_PLACE_UNITS); i++) (void)add_unit(p, &m[i]);
+    IMP_TRY(judge(a, p, net, "ref0"));
+    for (size_t i = 0; i < p->n_on; i++) /* several together, of the engine's own accord */
+        if (p->on[i].only_large) IMP_TRY(judge(a, p, net, p->on[i].device));
+    IMP_TRY(judge_named(a, p, net, asked));
     return imp_host_read(&p->host, &a->err);
 }
 
