@@ -1,6 +1,6 @@
 /* bench/gpu_bench.c - decode and prefill of Llama shapes with random weights on the GPU, as shares of measured ceilings.
  *
- * usage: gpu_bench [device=D] [layers=N] [depth=N] [batch=N] [kv=f16|q8_0] [sampling=1] [shape:type ...]
+ * usage: gpu_bench handover | [device=D] [layers=N] [member=N] [depth=N] [batch=N] [kv=f16|q8_0] [sampling=1] [shape:type ...]
  *        shape 1b | 8b | 70b, type bf16 | q8_0 | q4_0 | q4_k; default: all. sampling=1: what choosing tokens takes, in place
  *        of the rest
  * Idea:  the graph of a Llama is built here; layers share their random bytes in host memory, on the GPU each has its own.
@@ -18,7 +18,9 @@ typedef struct shape {
 static const shape SHAPES[] = {{"1b", 2048, 16, 32, 8, 8192, 128256},
                                {"8b", 4096, 32, 32, 8, 14336, 128256},
                                {"70b", 8192, 80, 64, 8, 28672, 128256}};
-static uint64_t read_bytes;                             /* of weights, a decode step */
+static uint64_t read_bytes; /* of weights, a decode step */
+static uint32_t member =
+    1; /* the shape is that of one of so many members: what a step costs without their sums */
 static uint32_t n_layer = 0, depth = 64, one_batch = 0; /* n_layer 0: the shape's own; one_batch 0: 1 to 64 */
 static imp_dtype kv_type = IMP_F16;
 static bool sampling = false;
@@ -65,34 +67,36 @@ static imp_val linear(imp_graph *g, imp_val x, const imp_tensor *w)
 
 static imp_graph *llama(const shape *s, imp_dtype t)
 {
-    uint32_t hd = s->dim / s->n_head, n_kv = hd * s->n_kv_head;
+    uint32_t hd = s->dim / s->n_head, n_head = s->n_head / member, n_kv_head = s->n_kv_head / member;
+    uint32_t n_q = hd * n_head, n_kv = hd * n_kv_head, n_ff = s->n_ff / member;
     float *ones = malloc(s->dim * sizeof *ones), freq[64];
     for (uint32_t i = 0; i < s->dim; i++) ones[i] = 1;
     for (uint32_t i = 0; i < hd / 2; i++) freq[i] = 1.0f / (float)(1 + 100 * i);
     imp_tensor norm = {.dtype = IMP_F32, .n_dim = 1, .dim = {s->dim, 1, 1, 1}, .data = ones};
-    imp_tensor wq = random_matrix(t, s->dim, s->dim), wk = random_matrix(t, n_kv, s->dim),
-               wg = random_matrix(t, s->n_ff, s->dim), wd = random_matrix(t, s->dim, s->n_ff),
-               wo = random_matrix(t, s->n_vocab, s->dim);
+    imp_tensor wq = random_matrix(t, n_q, s->dim), wk = random_matrix(t, n_kv, s->dim),
+               wp = random_matrix(t, s->dim, n_q), wg = random_matrix(t, n_ff, s->dim),
+               wd = random_matrix(t, s->dim, n_ff), wo = random_matrix(t, s->n_vocab, s->dim), head = wo;
+    head.dim[0] /= member;
     imp_rope_attr rope = {.head_dim = hd, .n_rot = hd, .mscale = 1, .inv_freq = freq};
     imp_graph *g = imp_graph_new();
     imp_val x = imp_g_embed(g, imp_g_weight(g, "embd", &wo), IMP_BY_TOKEN, 0);
     read_bytes = 0;
     for (uint32_t i = 0; i < s->n_layer; i++) {
-        imp_attn_attr a = {.n_head = s->n_head,
-                           .n_kv_head = s->n_kv_head,
+        imp_attn_attr a = {.n_head = n_head,
+                           .n_kv_head = n_kv_head,
                            .head_dim = hd,
                            .kv_layer = (int32_t)i,
                            .scale = 0.088f};
         imp_val h = imp_g_rms_norm(g, x, imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
         imp_val q = linear(g, h, &wq), k = linear(g, h, &wk), v = linear(g, h, &wk);
         imp_val y = imp_g_attn(g, imp_g_rope(g, q, &rope), imp_g_rope(g, k, &rope), v, 0, &a);
-        x = imp_g_add(g, x, linear(g, y, &wq));
+        x = imp_g_add(g, x, linear(g, y, &wp));
         h = imp_g_rms_norm(g, x, imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
         imp_val gate = linear(g, h, &wg), up = linear(g, h, &wg);
         x = imp_g_add(g, x, linear(g, imp_g_glu(g, gate, up, IMP_ACT_SILU), &wd));
     }
     x = imp_g_rms_norm(g, imp_g_gather(g, x), imp_g_weight(g, "n", &norm), 1e-5f, 0, 0);
-    imp_g_output(g, linear(g, x, &wo));
+    imp_g_output(g, linear(g, x, &head));
     imp_error err = {0};
     if (imp_graph_finish(g, &err) != IMP_OK) die("graph", &err);
     return g;
@@ -263,12 +267,72 @@ static void bench(imp_device *d, const char *spec, double ceiling)
     imp_graph_free(g);
 }
 
+/* Blocks of the 8B shape's cache from cuda0 to cuda1, beside one large copy over the same link. */
+static void hand_over(uint32_t n)
+{
+    imp_device *d[2];
+    imp_exec *x[2];
+    imp_error err = {0};
+    shape own = SHAPES[1];
+    own.n_vocab = 1024, own.n_ff = 1024;
+    imp_graph *g = llama(&own, IMP_Q8_0);
+    imp_limits lim = {
+        .max_tok = 512, .max_seq = 8, .max_out = 8, .max_ctx = 64 * n, .n_kv_block = n, .kv_dtype = IMP_F16};
+    for (int i = 0; i < 2; i++) {
+        if (imp_dev_open(i == 0 ? "cuda0" : "cuda1", 0, &d[i], &err) != IMP_OK) die("open", &err);
+        if (d[i]->ops->compile(d[i], g, &lim, &x[i], &err) != IMP_OK) die("compile", &err);
+    }
+    uint64_t bytes = imp_dev_kv_block_bytes(g, IMP_F16);
+    uint32_t *block = malloc(n * sizeof *block);
+    for (uint32_t i = 0; i < n; i++) block[i] = (i * 7 + 3) % n;
+    void *stage = d[0]->ops->kv_stage(x[0], x[1], n * bytes);
+    if (stage == NULL) {
+        printf("hand-over: cuda0 and cuda1 are out of each other's reach\n");
+        return;
+    }
+    const cuda_device *to = (const cuda_device *)d[1];
+    cu_mem big = 0;
+    double link = 0, out = 0, in = 0, host = 0;
+    if (to->cu->ctx_set(to->ctx) != CU_OK || to->cu->alloc(&big, n * bytes) != CU_OK) exit(1);
+    for (int i = 0; i < 5; i++) {
+        uint64_t t0 = imp_now_ns();
+        (void)to->cu->ctx_set(to->ctx);
+        (void)to->cu->copy(big, (cu_mem)(uintptr_t)stage, n * bytes, to->stream);
+        (void)to->cu->stream_sync(to->stream);
+        link = IMP_MAX(link, (double)(n * bytes) / seconds(t0));
+        t0 = imp_now_ns();
+        if (d[0]->ops->kv_staged(x[0], block, n, stage, true, &err) != IMP_OK) die("out", &err);
+        out = IMP_MAX(out, (double)(n * bytes) / seconds(t0));
+        t0 = imp_now_ns();
+        if (d[1]->ops->kv_staged(x[1], block, n, stage, false, &err) != IMP_OK) die("in", &err);
+        in = IMP_MAX(in, (double)(n * bytes) / seconds(t0));
+    }
+    void *h = malloc(bytes);
+    uint64_t t0 = imp_now_ns();
+    for (uint32_t i = 0; i < 16; i++) {
+        if (d[0]->ops->kv_export(x[0], i, h, &err) != IMP_OK) die("export", &err);
+        if (d[1]->ops->kv_import(x[1], i, h, &err) != IMP_OK) die("import", &err);
+    }
+    host = 16.0 * (double)bytes / seconds(t0);
+    printf("hand-over of %u blocks, %.0f MB: copy over the link %.0f GB/s; out %.0f GB/s, in %.0f GB/s = "
+           "%.0f %% of the "
+           "link; by the host %.1f GB/s\n",
+           n, (double)(n * bytes) * 1e-6, link * 1e-9, out * 1e-9, in * 1e-9, 100 * in / link, host * 1e-9);
+    d[0]->ops->kv_stage_free(d[0], stage);
+    for (int i = 0; i < 2; i++) d[i]->ops->exec_free(x[i]), d[i]->ops->close(d[i]);
+    imp_graph_free(g);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const all[] = {"1b:bf16", "1b:q4_0", "8b:bf16", "8b:q8_0", "8b:q4_0", "8b:q4_k"};
     imp_device *d;
     imp_error err = {0};
     imp_log_set_level(IMP_LOG_INFO);
+    if (argc > 1 && strcmp(argv[1], "handover") == 0) {
+        for (uint32_t n = 16; n <= 256; n *= 4) hand_over(n);
+        return 0;
+    }
     if (imp_dev_open("cuda", 0, &d, &err) != IMP_OK) die("open", &err);
     double ceiling = read_ceiling((cuda_device *)d);
     printf("read ceiling %.0f GB/s\n", ceiling * 1e-9);
@@ -281,6 +345,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "layers=", 7) == 0) {
             n_layer = (uint32_t)atoi(argv[i] + 7);
+        } else if (strncmp(argv[i], "member=", 7) == 0) {
+            member = (uint32_t)IMP_MAX(1, atoi(argv[i] + 7));
         } else if (strncmp(argv[i], "depth=", 6) == 0) {
             depth = (uint32_t)atoi(argv[i] + 6);
         } else if (strncmp(argv[i], "kv=", 3) == 0) {

@@ -88,6 +88,14 @@ typedef struct imp_device_ops {
      * positions that were never written hold anything. Called by the thread that calls run, between runs. */
     imp_status (*kv_export)(imp_exec *x, uint32_t block, void *host, imp_error *err);
     imp_status (*kv_import)(imp_exec *x, uint32_t block, const void *host, imp_error *err);
+    /* A stage: memory of x's device through which KV blocks pass to `to`, on another device, without the host's; bytes of it,
+     * or NULL: unlike devices or caches, out of each other's reach, no room. */
+    void *(*kv_stage)(imp_exec *x, imp_exec *to, uint64_t bytes);
+    void (*kv_stage_free)(imp_device *d, void *stage);
+    /* n blocks between a cache and a place in a stage, one after another, imp_dev_kv_block_bytes each; out: from the cache.
+     * Complete on return. As kv_export and kv_import, which know nothing of stages. */
+    imp_status (*kv_staged)(imp_exec *x, const uint32_t *block, uint32_t n, void *stage, bool out,
+                            imp_error *err);
     /* Nanoseconds the last run took by the device's own clock (a GPU's events, a virtual clock). NULL: the caller's
      * clock around run is right. */
     uint64_t (*last_ns)(const imp_exec *x);

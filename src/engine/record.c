@@ -140,9 +140,10 @@ static void write_receipt(imp_buf *b, const imp_record *r)
     if (r->handover.n_block > 0)
         imp_buf_fmt(b,
                     ",\"kv_moved\":{\"blocks\":%u,\"bytes\":%.0f,\"early_blocks\":%u,\"overlapped_ms\":%.4f,"
-                    "\"exposed_ms\":%.4f}",
+                    "\"exposed_ms\":%.4f,\"through\":\"%s\"}",
                     r->handover.n_block, r->handover.bytes, r->handover.n_early,
-                    r->handover.overlapped_s * 1e3, r->handover.exposed_s * 1e3);
+                    r->handover.overlapped_s * 1e3, r->handover.exposed_s * 1e3,
+                    r->handover.direct ? "device memory" : "host memory");
     imp_buf_str(b, "}");
 }
 

@@ -375,6 +375,19 @@ static double predict(void *user, const imp_cost_shape *sh, bool embed)
     return t.s;
 }
 
+static imp_exec *receiver(void *user, struct job *j)
+{
+    imp_instance *x = user;
+    imp_sched_job_info i;
+    imp_sched_job_get(j, &i);
+    const imp_record *rec = i.tag;
+    if (rec == NULL || rec->device[1] == x->unit->index) return NULL;
+    imp_mutex_lock(x->unit->engine->lock);
+    imp_exec *to = x->model->inst[rec->device[1]].generate;
+    imp_mutex_unlock(x->unit->engine->lock);
+    return to;
+}
+
 /* The unit that will decode takes in what is there of the cache. */
 static void on_pushed(void *user, struct job *j)
 {
@@ -527,5 +540,6 @@ void imp_route_hooks(imp_instance *x, imp_sched_hooks *out)
     if (x->unit->engine->n_unit == 1) return;
     out->on_prefilled = on_prefilled;
     out->on_pushed = on_pushed;
+    out->receiver = receiver;
     out->on_stranded = on_stranded;
 }

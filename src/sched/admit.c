@@ -52,15 +52,11 @@ static bool drop_landings(imp_sched *s, const imp_push *except)
 /* Blocks n_in..n-1 from the host, in the time that `late` says. false: the device refused. */
 static bool take_in(imp_sched *s, imp_push *p, uint32_t n, bool late)
 {
-    const imp_device_ops *ops = s->c.generate->dev->ops;
     imp_error err;
     uint64_t t0 = imp_now_ns();
-    bool ok = true;
-    while (ok && p->n_in < n) {
-        ok = ops->kv_import(s->c.generate, p->block[p->n_in], p->host + p->n_in * p->block_bytes, &err) ==
-             IMP_OK;
-        if (ok) p->n_in++;
-    }
+    bool ok = n <= p->n_in || imp_push_move(p, s->c.generate, p->block + p->n_in, p->n_in, n - p->n_in, false,
+                                            &err) == IMP_OK;
+    if (ok) p->n_in = IMP_MAX(p->n_in, n);
     if (!late) p->n_early = p->n_in;
     atomic_fetch_add(late ? &p->in_late_ns : &p->in_early_ns, imp_now_ns() - t0);
     return ok;
@@ -96,8 +92,7 @@ bool imp_sched_take_landings(imp_sched *s)
 void imp_sched_land(imp_sched *to, job *j)
 {
     imp_push *p = j->push;
-    if (p == NULL || to->kv_block_bytes != p->block_bytes || to->c.generate->dev->ops->kv_import == NULL)
-        return;
+    if (p == NULL || !imp_push_fits(p, to->c.generate, to->kv_block_bytes)) return;
     imp_mutex_lock(to->lock);
     if (p->to == NULL) {
         p->to = to;
@@ -195,8 +190,7 @@ static bool bring_cache(imp_sched *s, job *j)
 {
     imp_push *p = j->push;
     uint32_t n = blocks_of(j->n_past);
-    bool ok = s->c.generate->dev->ops->kv_import != NULL && p->block_bytes == s->kv_block_bytes &&
-              n <= atomic_load(&p->n_out);
+    bool ok = imp_push_fits(p, s->c.generate, s->kv_block_bytes) && n <= atomic_load(&p->n_out);
     if (p->to == s) unlink_landing(s, p);
     if (p->to != s || !ok) p->n_in = p->n_have = 0;
     uint32_t kept = IMP_MIN(p->n_have, n);
@@ -218,8 +212,10 @@ static bool bring_cache(imp_sched *s, job *j)
         return false;
     }
     imp_sched_handover *h = &j->handover;
-    *h = (imp_sched_handover){
-        .n_block = n, .n_early = IMP_MIN(p->n_early, n), .bytes = (double)n * (double)p->block_bytes};
+    *h = (imp_sched_handover){.n_block = n,
+                              .n_early = IMP_MIN(p->n_early, n),
+                              .bytes = (double)n * (double)p->block_bytes,
+                              .direct = p->stage_of != NULL};
     h->overlapped_s = p->early_s + (double)atomic_load(&p->in_early_ns) * 1e-9;
     h->exposed_s = p->late_s + (double)atomic_load(&p->in_late_ns) * 1e-9;
     if (!ok) j->n_past = 0;
@@ -281,7 +277,10 @@ static void note_start(imp_sched *s, job *j)
     }
     imp_fair_serve(&s->fair, j->fair, (double)(j->n_ids - j->n_past));
     if (j->split && j->push == NULL) {
-        j->push = s->kv_block_bytes > 0 ? imp_push_new(blocks_of(j->n_prompt), s->kv_block_bytes) : NULL;
+        imp_exec *to = s->c.hooks.receiver != NULL ? s->c.hooks.receiver(s->c.hooks.user, j) : NULL;
+        j->push = s->kv_block_bytes > 0
+                      ? imp_push_new(blocks_of(j->n_prompt), s->kv_block_bytes, s->c.generate, to)
+                      : NULL;
         j->split = j->push != NULL; /* without room on the host it stays here */
     }
 }

@@ -34,6 +34,7 @@ typedef struct imp_sched_phase {
 typedef struct imp_sched_handover {
     uint32_t n_block, n_early; /* early: taken in by the second device before the first was done */
     double bytes, overlapped_s, exposed_s;
+    bool direct; /* past the host's memory */
 } imp_sched_handover;
 
 typedef struct imp_sched_job_info {
@@ -61,6 +62,8 @@ typedef struct imp_sched_hooks {
     void (*on_failed)(void *user, const imp_error *err);
     /* The device failed: true when the job was moved, false ends it with err. */
     bool (*on_stranded)(void *user, struct job *j, const imp_error *err);
+    /* Who will take the cache of a job with `split`; NULL: not known. */
+    imp_exec *(*receiver)(void *user, struct job *j);
     /* More of the cache of a job with `split` lies on the host: the unit that will decode may take it (imp_sched_land). */
     void (*on_pushed)(void *user, struct job *j);
     /* Seconds that a step of this shape is thought to take. */

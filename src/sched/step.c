@@ -117,16 +117,15 @@ static void choose_prompts(imp_sched *s, step *t, bool room)
 /* Push what the step completed of a cache that will be needed elsewhere: whole blocks, at the end also the last. */
 static void export_cache(imp_sched *s, job *j)
 {
-    const imp_device_ops *ops = s->c.generate->dev->ops;
     imp_push *p = j->push;
     imp_error err;
-    bool over = j->n_past + s->prefill_only >= j->n_prompt, good = true;
+    bool over = j->n_past + s->prefill_only >= j->n_prompt, good;
     uint32_t n = over ? (j->n_past + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK : j->n_past / IMP_KV_BLOCK;
     uint32_t out = atomic_load(&p->n_out), before = out;
     if (over) atomic_store(&p->done, true);
     uint64_t t0 = imp_now_ns();
-    for (; out < n && good; out += good)
-        good = ops->kv_export(s->c.generate, j->block[out], p->host + out * p->block_bytes, &err) == IMP_OK;
+    good = imp_push_move(p, s->c.generate, j->block + out, out, n - out, true, &err) == IMP_OK;
+    if (good) out = n;
     *(over ? &p->late_s : &p->early_s) += (double)(imp_now_ns() - t0) * 1e-9;
     atomic_store(&p->n_out, out);
     if (!good) {

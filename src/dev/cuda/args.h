@@ -289,6 +289,21 @@ CU_FN uint64_t cu_board_bytes(uint32_t n)
     return (uint64_t)n * (2ull * CU_REDUCE_SMALL * 8 + 2ull * CU_REDUCE_PIECE * 2 + CU_REDUCE_BLOCKS * 4);
 }
 
+/* KV blocks between a cache and a stage (pack.cu): pieces are the layers' keys and values of a block. */
+typedef struct cu_kv_piece {
+    uint64_t at, bytes,
+        in_block; /* where the cache keeps them for block 0; of a block; where a staged block has them */
+} cu_kv_piece;
+enum { CU_KV_MOVE = 64 }; /* blocks a launch */
+typedef struct cu_kv_move {
+    CU_PTR(uint8_t) kv;
+    CU_PTR(uint8_t) stage;
+    CU_PTR(const cu_kv_piece) piece;
+    uint64_t block_bytes;
+    uint32_t n_piece, n, out;
+    uint32_t block[CU_KV_MOVE];
+} cu_kv_move;
+
 /* Raw rows of a file's type to a packed matrix; rows r0..r0+n-1 of the matrix. */
 typedef struct cu_pack {
     CU_PTR(const uint8_t) raw;

@@ -28,7 +28,7 @@ imp_status imp_cuda_fail(cuda_device *d, cu_result r, const char *doing, imp_err
     return imp_fail(err, IMP_DEVICE, "%s failed: %s; restart to use it again", d->base.name, d->lost_why);
 }
 
-static imp_status usable(cuda_device *d, imp_error *err)
+imp_status imp_cuda_usable(cuda_device *d, imp_error *err)
 {
     if (d->lost)
         return imp_fail(err, IMP_DEVICE, "%s was lost: %s; restart to use it again", d->base.name,
@@ -156,7 +156,7 @@ static cu_result allocate(cuda_device *d, cuda_exec *x)
 
 static imp_status compile_locked(cuda_device *d, cuda_exec *x, imp_error *err)
 {
-    IMP_TRY(usable(d, err));
+    IMP_TRY(imp_cuda_usable(d, err));
     cu_result r = allocate(d, x);
     if (r == CU_OUT_OF_MEMORY) {
         size_t free_bytes = 0, total = 0;
@@ -196,7 +196,7 @@ static imp_status cuda_run(imp_exec *base, const imp_batch *b, const float **out
     if (b->top && x->top_out_bytes == 0)
         return imp_fail(err, IMP_INVALID, "this graph's result has no best columns");
     imp_mutex_lock(d->lock);
-    imp_status s = usable(d, err);
+    imp_status s = imp_cuda_usable(d, err);
     if (s == IMP_OK) s = imp_cuda_step(d, x, b, err);
     imp_mutex_unlock(d->lock);
     x->top_n_row = s == IMP_OK && b->top ? b->n_out : 0;
@@ -224,7 +224,7 @@ static imp_status cuda_top(imp_exec *base, uint32_t row, const uint32_t *mask, i
     if (mask != NULL) {
         t = &x->top[x->lim.max_out];
         imp_mutex_lock(d->lock);
-        s = usable(d, err);
+        s = imp_cuda_usable(d, err);
         cu_result r = s == IMP_OK ? imp_cuda_top_masked(d, x, row, mask) : CU_OK;
         if (r != CU_OK) s = imp_cuda_fail(d, r, "choosing from a row", err);
         imp_mutex_unlock(d->lock);
@@ -240,7 +240,7 @@ static imp_status cuda_row(imp_exec *base, uint32_t row, const float **out, imp_
     *out = NULL;
     IMP_TRY(has_row(x, row, err));
     imp_mutex_lock(d->lock);
-    imp_status s = usable(d, err);
+    imp_status s = imp_cuda_usable(d, err);
     cu_result r = s == IMP_OK ? imp_cuda_row(d, x, row) : CU_OK;
     if (r != CU_OK) s = imp_cuda_fail(d, r, "bringing a row", err);
     imp_mutex_unlock(d->lock);
@@ -249,7 +249,7 @@ static imp_status cuda_row(imp_exec *base, uint32_t row, const float **out, imp_
 }
 
 /* Keys (part 0) or values of a block in a layer: n_kv_head tiles in one piece. */
-static cu_mem block_at(const cuda_exec *x, uint32_t layer, uint32_t part, uint32_t block, uint64_t *bytes)
+cu_mem imp_cuda_kv_at(const cuda_exec *x, uint32_t layer, uint32_t part, uint32_t block, uint64_t *bytes)
 {
     const imp_attn_attr *a = &imp_graph_kv_layer(x->graph, layer)->u.attn;
     *bytes = (uint64_t)a->n_kv_head * cu_kv_tile_bytes(x->kv_kind, a->head_dim);
@@ -277,14 +277,14 @@ static imp_status move_block(cuda_exec *x, cuda_move how, uint32_t block, uint32
     cuda_device *d = device_of(&x->base);
     const cu_driver *cu = d->cu;
     imp_mutex_lock(d->lock);
-    imp_status s = usable(d, err);
+    imp_status s = imp_cuda_usable(d, err);
     cu_result r = CU_OK;
     uint32_t n = 2 * imp_graph_n_kv_layer(x->graph);
     uint8_t *at = host;
     for (uint32_t i = 0; s == IMP_OK && r == CU_OK && i < n; i++) {
         uint64_t bytes;
-        cu_mem p = block_at(x, i / 2, i % 2, block, &bytes);
-        if (how == MOVE_COPY) r = cu->copy(p, block_at(x, i / 2, i % 2, src, &bytes), bytes, d->stream);
+        cu_mem p = imp_cuda_kv_at(x, i / 2, i % 2, block, &bytes);
+        if (how == MOVE_COPY) r = cu->copy(p, imp_cuda_kv_at(x, i / 2, i % 2, src, &bytes), bytes, d->stream);
         bool turned = how == MOVE_IN && x->kv_host != NULL;
         if (turned) turn_block(x, i / 2, x->kv_host, at, false);
         if (how == MOVE_OUT) r = cu->to_host(at, p, bytes, d->stream);
@@ -296,7 +296,7 @@ static imp_status move_block(cuda_exec *x, cuda_move how, uint32_t block, uint32
     at = host;
     for (uint32_t i = 0; s == IMP_OK && r == CU_OK && how == MOVE_OUT && x->kv_host != NULL && i < n; i++) {
         uint64_t bytes;
-        (void)block_at(x, i / 2, i % 2, block, &bytes);
+        (void)imp_cuda_kv_at(x, i / 2, i % 2, block, &bytes);
         memcpy(x->kv_host, at, bytes);
         turn_block(x, i / 2, x->kv_host, at, true);
         at += bytes;
@@ -394,6 +394,9 @@ static const imp_device_ops CUDA_OPS = {
     .lost = cuda_lost,
     .mem_free = cuda_mem_free,
     .join = imp_cuda_join,
+    .kv_stage = imp_cuda_kv_stage,
+    .kv_stage_free = imp_cuda_kv_stage_free,
+    .kv_staged = imp_cuda_kv_staged,
 };
 
 static cu_result find_gemv(cuda_device *d)

@@ -53,6 +53,7 @@ enum { CUDA_FEW = 8, CUDA_MOE_ROWS = 256, CUDA_N_GRAPH = 48 };
     X(attn_step_128, 6, "attn_step_128")                                                                     \
     X(attn_step_q8_64, 6, "attn_step_q8_64")                                                                 \
     X(attn_step_q8_128, 6, "attn_step_q8_128")                                                               \
+    X(kv_move, 4, "kv_move")                                                                                 \
     X(reduce_small, 8, "reduce_small")                                                                       \
     X(reduce_large, 8, "reduce_large")                                                                       \
     X(flash_wg_64, 10, "flash_wg_64")                                                                        \
@@ -198,6 +199,8 @@ typedef struct cuda_exec {
     uint64_t clock;
     /* A member of a divided graph: n_member 0, none. */
     uint32_t n_member, rank, epoch;
+    uint64_t piece_at, piece_bytes; /* scratch: cu_kv_piece of every layer's keys and values, for kv_move */
+    bool has_pieces;
     uint64_t board_at, board_bytes, calls_at,
         calls_bytes;         /* scratch: what the members write, counts of calls */
     struct imp_group *group; /* borrowed */
@@ -215,6 +218,16 @@ uint32_t imp_cuda_add_mat(cuda_exec *x, uint32_t type, uint64_t n, uint64_t k, u
 IMP_MUST_USE imp_status imp_cuda_fill_weights(cuda_device *d, cuda_exec *x, imp_error *err);
 IMP_MUST_USE imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_error *err);
 
+/* Keys (part 0) or values of a block in a layer: *bytes in one piece. */
+cu_mem imp_cuda_kv_at(const cuda_exec *x, uint32_t layer, uint32_t part, uint32_t block, uint64_t *bytes);
+imp_status imp_cuda_usable(cuda_device *d, imp_error *err); /* and its context is the thread's */
+/* ops.kv_stage and what goes with it (stage.c). */
+void *imp_cuda_kv_stage(imp_exec *x, imp_exec *to, uint64_t bytes);
+void imp_cuda_kv_stage_free(imp_device *d, void *stage);
+IMP_MUST_USE imp_status imp_cuda_kv_staged(imp_exec *x, const uint32_t *block, uint32_t n, void *stage,
+                                           bool out, imp_error *err);
+/* d's kernels may read and write the memory of `other` from now on. UNSUPPORTED: the machine has no way. */
+IMP_MUST_USE imp_status imp_cuda_reach(cuda_device *d, cuda_device *other, imp_error *err);
 /* ops.join, and what a member does around its steps (join.c). */
 IMP_MUST_USE imp_status imp_cuda_join(imp_exec *const *member, uint32_t n, uint32_t rank, struct imp_group *g,
                                       imp_error *err);

@@ -12,7 +12,7 @@ static cuda_exec *exec_of(imp_exec *x)
     return (cuda_exec *)x;
 }
 
-static imp_status reach(cuda_device *d, cuda_device *other, imp_error *err)
+imp_status imp_cuda_reach(cuda_device *d, cuda_device *other, imp_error *err)
 {
     const cu_driver *cu = d->cu;
     int can = 0;
@@ -40,7 +40,7 @@ imp_status imp_cuda_join(imp_exec *const *member, uint32_t n, uint32_t rank, imp
     imp_status s = IMP_OK;
     for (uint32_t i = 0; i < n && s == IMP_OK; i++) {
         cuda_exec *o = exec_of(member[i]);
-        if (i != rank) s = reach(d, (cuda_device *)o->base.dev, err);
+        if (i != rank) s = imp_cuda_reach(d, (cuda_device *)o->base.dev, err);
         x->board[i] = o->scratch + o->board_at;
     }
     imp_mutex_unlock(d->lock);

@@ -552,6 +552,7 @@ static void size_scratch(lower *l)
         x->top_mask_bytes = (out->width / 32 + 1) * 4;
     }
     x->meta_bytes = (7ull * x->lim.max_tok + x->lim.max_out + 6ull * x->lim.max_seq + 2 * table + 64) * 4;
+    x->piece_bytes = 2ull * imp_graph_n_kv_layer(l->g) * sizeof(cu_kv_piece);
     if (x->n_member > 0) {
         x->board_bytes = cu_board_bytes(x->n_member);
         x->calls_bytes = CU_REDUCE_COUNT * 4;
@@ -570,6 +571,7 @@ static void size_scratch(lower *l)
                 {&x->mid_part_at, x->mid_part_bytes},
                 {&x->mid_count_at, x->mid_count_bytes},
                 {&x->board_at, x->board_bytes},
+                {&x->piece_at, x->piece_bytes},
                 {&x->calls_at, x->calls_bytes},
                 {&x->top_part_at, x->top_part_bytes},
                 {&x->top_stat_at, x->top_stat_bytes},

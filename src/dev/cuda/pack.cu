@@ -144,3 +144,29 @@ extern "C" __global__ void __launch_bounds__(128) unpack(const __grid_constant__
         }
     }
 }
+
+// Blocks of the cache to a stage or from it, on this GPU or another; sizes are multiples of 16 bytes.
+extern "C" __global__ void __launch_bounds__(512) kv_move(const __grid_constant__ cu_kv_move a)
+{
+    pdl_next();
+    pdl_wait();
+    constexpr int DEEP = 4;
+    for (uint32_t i = blockIdx.x; i < a.n * a.n_piece; i += gridDim.x) {
+        const cu_kv_piece p = a.piece[i % a.n_piece];
+        const uint32_t b = i / a.n_piece;
+        uint4 *cache = (uint4 *)(a.kv + p.at + a.block[b] * p.bytes);
+        uint4 *stage = (uint4 *)(a.stage + b * a.block_bytes + p.in_block);
+        const uint4 *from = a.out ? cache : stage;
+        uint4 *to = a.out ? stage : cache;
+        const uint32_t n = (uint32_t)(p.bytes / 16);
+        for (uint32_t k = threadIdx.x; k < n; k += DEEP * blockDim.x) {
+            uint4 v[DEEP];
+#pragma unroll
+            for (int j = 0; j < DEEP; j++)
+                if (k + j * blockDim.x < n) v[j] = __ldcv(from + k + j * blockDim.x);
+#pragma unroll
+            for (int j = 0; j < DEEP; j++)
+                if (k + j * blockDim.x < n) to[k + j * blockDim.x] = v[j];
+        }
+    }
+}
