@@ -4,8 +4,9 @@
     bench/peers.py [--build build] [--rounds 5] [--models 1b:q4_0,1b:q8_0] [--threads N] [-p 512] [-n 128] [--write FILE]
 
 Each round runs both programs once on each file, the one that goes first changing from round to round, so that drift of
-the machine hits both alike; a turn during which other programs were busy is repeated. Printed are ratios of medians with the smallest and largest ratio of a round, and each
-program's share of the ceilings that impetus measures in the same run; absolute speeds of a shared machine mean little.
+the machine hits both alike; a turn during which other programs were busy is repeated. Printed are ratios of medians with the
+smallest and largest ratio of a round, each program's share of the ceilings that impetus measures in turns with its own work,
+and what steps of 4 and 16 sequences cost; absolute speeds of a shared machine mean little.
 --write replaces the part of FILE between the marker lines (docs/benchmarks.md).
 """
 import argparse
@@ -75,8 +76,10 @@ def model_file(build, spec):
 
 
 def run_impetus(build, path, args):
-    r = output([build / "impetus", "bench", path, "-p", args.p, "-n", args.n, "-r", 1, "-t", args.threads, "--json"])
-    return {"prefill": r["pp"][0]["tok_s"], "decode": r["tg"][0]["tok_s"], "ceilings": r["ceilings"], "share": r["share"]}
+    r = output([build / "impetus", "bench", path, "-p", args.p, "-n", args.n, "-b", "1,4,16", "-r", 1, "-t", args.threads, "--json"])
+    return {"prefill": r["pp"][0]["tok_s"], "decode": r["tg"][0]["tok_s"],
+            "share": {"prefill": r["pp"][0]["share_of_int8"], "decode": r["tg"][0]["share_of_read"]},
+            "over": {t["batch"]: t["over_one"] for t in r["tg"][1:]}}
 
 
 def run_peer(build, path, args):
@@ -98,13 +101,14 @@ def measure(build, spec, args):
         last = {p: ours[-1][p] / theirs[-1][p] for p in ("prefill", "decode")}
         print(f"{spec} round {i + 1}/{args.rounds}: " + ", ".join(f"{p} {v:.2f}" for p, v in last.items()), file=sys.stderr)
     rows = []
-    for phase, share in (("prefill", "prefill_of_int8"), ("decode", "decode_of_read_beside")):
+    for phase in ("prefill", "decode"):
         mine, other = (statistics.median(r[phase] for r in side) for side in (ours, theirs))
         each = [a[phase] / b[phase] for a, b in zip(ours, theirs)]
-        part = statistics.median(r["share"][share] for r in ours)
+        part = statistics.median(r["share"][phase] for r in ours)
         rows.append({"model": spec, "phase": phase, "ratio": mine / other, "low": min(each), "high": max(each),
                      "share": part, "peer_share": part * other / mine})
-    return rows, worst
+    over = {n: [r["over"][n] for r in ours] for n in ours[0]["over"]}
+    return rows, over, worst
 
 
 def cpu_name():
@@ -117,7 +121,8 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
-def table(rows, worst, args):
+def table(measured, args):
+    rows, worst = [r for m in measured for r in m[0]], max(m[2] for m in measured)
     of = {"prefill": "int8 peak", "decode": "memory read"}
     out = [f"{cpu_name()}, {args.threads} threads; {datetime.date.today()}; prompt {args.p}, generation {args.n}, "
            f"{args.rounds} rounds in turns; other programs took at most {worst:.0%} of the machine meanwhile.", "",
@@ -126,6 +131,11 @@ def table(rows, worst, args):
     for r in rows:
         out.append(f"| {r['model'].replace(':', ' ')} | {r['phase']} | {r['ratio']:.2f} | {r['low']:.2f} to {r['high']:.2f} | "
                    f"{of[r['phase']]} | {r['share']:.0%} | {r['peer_share']:.0%} |")
+    out += ["", "Several sequences in one step of impetus: its time over that of one sequence, medians of the same rounds.", "",
+            "| model | 4 sequences | 16 sequences | tokens a second of 16 over one |", "|---|---|---|---|"]
+    for spec, (_, over, _) in zip(args.models.split(","), measured):
+        four, many = (statistics.median(over[n]) for n in (4, 16))
+        out.append(f"| {spec.replace(':', ' ')} | {four:.2f} | {many:.2f} | {16 / many:.1f} |")
     return "\n".join(out)
 
 
@@ -144,7 +154,7 @@ def main():
     args = ap.parse_args()
     build = args.build.resolve()
     measured = [measure(build, spec, args) for spec in args.models.split(",")]
-    text = table([r for rows, _ in measured for r in rows], max(w for _, w in measured), args)
+    text = table(measured, args)
     print(text)
     if args.write:
         page = args.write.read_text()

@@ -1,8 +1,9 @@
 /* app/cmd_bench.c - `impetus bench`: prefill, decode and embedding speed of a model, beside the machine's ceilings.
  *
  * Place:   drives the device directly with the compiled graph, as the scheduler does, without sampling or text.
- * Idea:    every number is the median of --repeat runs after a warm-up; ceilings are measured in the same run, before
- *          and after, the better one counts. Tokens are random: speed does not depend on them.
+ * Idea:    every number is the median of --repeat runs after a warm-up. Ceilings are measured in the same run: before and
+ *          after, the better one counts; and, for shares, in turns with what is measured. Batch sizes take turns too.
+ *          Tokens are random: speed does not depend on them.
  * Layout:  the JSON of contract: pp, tg, ceilings, share; for --embed "embed" in place of pp and tg. */
 #include <math.h>
 #include <stdlib.h>
@@ -15,12 +16,16 @@
 #include "plan/host.h"
 #include "plan/traffic.h"
 
-enum { CEILING_MS = 200, BESIDE_MS = 30, DEFAULT_STEP = 512 };
+enum { CEILING_MS = 200, DEFAULT_STEP = 512 };
 
 typedef struct result {
     uint64_t tokens, depth, batch;
     double mid, lo, hi; /* per second */
+    double share;       /* of the ceiling measured in turns with it; NAN: of none */
+    double over_one;    /* time of a step over that of one sequence's in the same round; NAN: not measured */
 } result;
+
+typedef enum sample_kind { SAMPLE_RATE, SAMPLE_SHARE, SAMPLE_OVER_ONE, N_SAMPLE } sample_kind;
 
 typedef struct bench {
     app *a;
@@ -36,10 +41,8 @@ typedef struct bench {
     int32_t *token, *pos;
     imp_batch_seq *seq;
     uint32_t *out_row, *block;
-    double *sample; /* [repeat] */
-    double *
-        beside; /* [repeat] bytes a second of weights while one sequence generated, over the read rate just after */
-    size_t n_beside;
+    imp_gauge *gauge;         /* NULL: what is measured is no processor */
+    double *sample[N_SAMPLE]; /* [batch sizes][repeat] */
     result *pp, *tg, *em;
     size_t n_pp, n_tg, n_em;
 } bench;
@@ -61,12 +64,27 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median, least and greatest of the samples. */
-static result summary(bench *b, uint64_t n)
+static double median(double *v, uint64_t n)
 {
-    qsort(b->sample, n, sizeof *b->sample, by_value);
-    double mid = n % 2 ? b->sample[n / 2] : (b->sample[n / 2 - 1] + b->sample[n / 2]) / 2;
-    return (result){.mid = mid, .lo = b->sample[0], .hi = b->sample[n - 1]};
+    qsort(v, n, sizeof *v, by_value);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* Median, least and greatest of the k-th row of samples. */
+static result summary(bench *b, uint64_t k, uint64_t n)
+{
+    double *rate = b->sample[SAMPLE_RATE] + k * n, *share = b->sample[SAMPLE_SHARE] + k * n;
+    result r = {.mid = median(rate, n), .share = median(share, n), .over_one = NAN};
+    r.lo = rate[0];
+    r.hi = rate[n - 1];
+    return r;
+}
+
+static uint64_t list_max(const app *a, app_opt_id id)
+{
+    uint64_t max = 0;
+    for (size_t i = 0; i < a->opt.v[id].n; i++) max = IMP_MAX(max, a->opt.v[id].uints[i]);
+    return max;
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------ */
@@ -114,42 +132,70 @@ static imp_status bench_pp(bench *b, uint64_t n_tok, uint64_t repeat, result *ou
     for (uint64_t r = 0; r < repeat; r++) {
         uint64_t t0 = imp_now_ns();
         IMP_TRY(prefill(b, n_tok, 0));
-        b->sample[r] = (double)n_tok / ((double)(imp_now_ns() - t0) * 1e-9);
+        double tok_s = (double)n_tok / ((double)(imp_now_ns() - t0) * 1e-9);
+        b->sample[SAMPLE_RATE][r] = tok_s;
+        b->sample[SAMPLE_SHARE][r] =
+            b->gauge != NULL ? tok_s * b->traffic.tok_flop / imp_gauge_int8(b->gauge) : NAN;
         app_bar_add(1);
     }
-    *out = summary(b, repeat);
+    *out = summary(b, 0, repeat);
     out->tokens = n_tok;
     return IMP_OK;
 }
 
-/* A machine's memory may be twice as fast a second later: the rate of reading now, for the share of what was measured now. */
-static imp_status look_beside(bench *b, double tok_s)
+/* n_tok tokens of each of n_seq sequences behind `depth`. A pass over memory follows every few steps; bytes: what a step
+ * has to read. */
+static imp_status generate(bench *b, uint64_t n_tok, uint64_t depth, uint64_t n_seq, uint64_t per_seq,
+                           double bytes, double *tok_s, double *share)
 {
-    imp_ceilings now;
-    if (strcmp(b->dev->ops->kind, "cpu") != 0) return IMP_OK;
-    IMP_TRY(app_measure(b->a, &b->host, BESIDE_MS, &now));
-    b->beside[b->n_beside++] = tok_s * (double)b->traffic.weight_bytes / now.read_bytes_s;
-    return IMP_OK;
-}
-
-static imp_status bench_tg(bench *b, uint64_t n_tok, uint64_t depth, uint64_t n_seq, uint64_t repeat,
-                           result *out)
-{
-    uint64_t per_seq = blocks_of(depth + n_tok);
-    bool first = b->n_beside == 0;
-    for (uint64_t s = 0; s < n_seq; s++) IMP_TRY(prefill(b, depth, s * per_seq));
-    IMP_TRY(step(b, n_seq, 1, depth, per_seq));
-    for (uint64_t r = 0; r < repeat; r++) {
+    enum { PIECE_NS = 40000000 };
+    double ns = 0, could = 0;
+    uint64_t piece = 0, n_pass = 0;
+    for (uint64_t i = 0; i < n_tok; i++) {
         uint64_t t0 = imp_now_ns();
-        for (uint64_t i = 0; i < n_tok; i++) IMP_TRY(step(b, n_seq, 1, depth + i, per_seq));
-        b->sample[r] = (double)(n_tok * n_seq) / ((double)(imp_now_ns() - t0) * 1e-9);
-        if (first && n_seq == 1) IMP_TRY(look_beside(b, b->sample[r]));
-        app_bar_add(1);
+        IMP_TRY(step(b, n_seq, 1, depth + i, per_seq));
+        uint64_t took = imp_now_ns() - t0;
+        ns += (double)took;
+        piece += took;
+        if (b->gauge == NULL || (piece < PIECE_NS && i + 1 < n_tok)) continue;
+        could += 1 / imp_gauge_read(b->gauge); /* seconds a byte */
+        n_pass++;
+        piece = 0;
     }
-    *out = summary(b, repeat);
-    out->tokens = n_tok;
-    out->depth = depth;
-    out->batch = n_seq;
+    *tok_s = (double)(n_tok * n_seq) / (ns * 1e-9);
+    *share = n_pass > 0 ? bytes * could / (double)n_pass / (ns * 1e-9 / (double)n_tok) : NAN;
+    return IMP_OK;
+}
+
+/* All batch sizes in turns, so that their ratios are those of one state of the machine. */
+static imp_status bench_tg(bench *b, uint64_t n_tok, uint64_t depth, const app_value *batches,
+                           uint64_t repeat, result *out)
+{
+    uint64_t per_seq = blocks_of(depth + n_tok), most = list_max(b->a, OPT_BATCHES);
+    double kv_tok = (double)imp_dev_kv_block_bytes(b->net->generate, b->lim.kv_dtype) / IMP_KV_BLOCK,
+           past = (double)depth + (double)n_tok / 2;
+    double *rate = b->sample[SAMPLE_RATE], *share = b->sample[SAMPLE_SHARE],
+           *over = b->sample[SAMPLE_OVER_ONE];
+    for (uint64_t s = 0; s < most; s++) IMP_TRY(prefill(b, depth, s * per_seq));
+    for (uint64_t r = 0; r < repeat; r++) {
+        double one = NAN;
+        for (size_t k = 0; k < batches->n; k++) {
+            uint64_t n_seq = batches->uints[k], at = k * repeat + r;
+            double bytes = (double)b->traffic.weight_bytes + (double)n_seq * past * kv_tok;
+            IMP_TRY(step(b, n_seq, 1, depth, per_seq));
+            IMP_TRY(generate(b, n_tok, depth, n_seq, per_seq, bytes, &rate[at], &share[at]));
+            if (n_seq == 1) one = rate[at];
+            over[at] = one * (double)n_seq / rate[at];
+            app_bar_add(1);
+        }
+    }
+    for (size_t k = 0; k < batches->n; k++) {
+        out[k] = summary(b, k, repeat);
+        out[k].tokens = n_tok;
+        out[k].depth = depth;
+        out[k].batch = batches->uints[k];
+        if (out[k].batch != 1) out[k].over_one = median(over + k * repeat, repeat);
+    }
     return IMP_OK;
 }
 
@@ -173,23 +219,19 @@ static imp_status bench_embed(bench *b, uint64_t n_tok, uint64_t n_text, uint64_
     for (uint64_t r = 0; r < repeat; r++) {
         t0 = imp_now_ns();
         for (uint64_t i = 0; i < times; i++) IMP_TRY(embed_once(b, n_tok, n_text));
-        b->sample[r] = (double)(n_text * times) / ((double)(imp_now_ns() - t0) * 1e-9);
+        double text_s = (double)(n_text * times) / ((double)(imp_now_ns() - t0) * 1e-9);
+        b->sample[SAMPLE_RATE][r] = text_s;
+        b->sample[SAMPLE_SHARE][r] =
+            b->gauge != NULL ? text_s * (double)n_tok * b->traffic.tok_flop / imp_gauge_int8(b->gauge) : NAN;
         app_bar_add(1);
     }
-    *out = summary(b, repeat);
+    *out = summary(b, 0, repeat);
     out->tokens = n_tok;
     out->batch = n_text;
     return IMP_OK;
 }
 
 /* ---- set up ------------------------------------------------------------------------------------------- */
-
-static uint64_t list_max(const app *a, app_opt_id id)
-{
-    uint64_t max = 0;
-    for (size_t i = 0; i < a->opt.v[id].n; i++) max = IMP_MAX(max, a->opt.v[id].uints[i]);
-    return max;
-}
 
 static imp_status choose_limits(bench *b, bool embed)
 {
@@ -225,10 +267,13 @@ static imp_status alloc_batch(bench *b)
     b->seq = imp_arena_array(arena, l->max_seq, sizeof *b->seq);
     b->out_row = imp_arena_array(arena, l->max_seq, sizeof *b->out_row);
     b->block = imp_arena_array(arena, (size_t)l->n_kv_block + 1, sizeof *b->block);
-    b->sample = imp_arena_array(arena, b->a->opt.v[OPT_REPEAT].u, sizeof *b->sample);
-    b->beside = imp_arena_array(arena, b->a->opt.v[OPT_REPEAT].u, sizeof *b->beside);
-    if (!b->token || !b->pos || !b->seq || !b->out_row || !b->block || !b->sample || !b->beside)
-        return imp_fail(&b->a->err, IMP_NOMEM, "no memory for the batch");
+    bool ok = b->token && b->pos && b->seq && b->out_row && b->block;
+    uint64_t n_sample = b->a->opt.v[OPT_REPEAT].u * b->a->opt.v[OPT_BATCHES].n;
+    for (int i = 0; i < N_SAMPLE; i++) {
+        b->sample[i] = imp_arena_array(arena, n_sample, sizeof *b->sample[i]);
+        ok = ok && b->sample[i];
+    }
+    if (!ok) return imp_fail(&b->a->err, IMP_NOMEM, "no memory for the batch");
     for (uint32_t i = 0; i < l->n_kv_block; i++) b->block[i] = i;
     return IMP_OK;
 }
@@ -248,6 +293,8 @@ static imp_status open_all(bench *b, bool embed)
     IMP_TRY(imp_dev_open(kind ? kind : "cpu", opt_u32(&a->opt, OPT_THREADS), &b->dev, &a->err));
     IMP_TRY(b->dev->ops->plan(b->dev, g, &b->lim, &mem, &a->err));
     IMP_TRY(imp_host_read(&b->host, &a->err));
+    if (strcmp(b->dev->ops->kind, "cpu") == 0)
+        IMP_TRY(imp_gauge_new(app_n_thread(a), b->host.llc_bytes, &b->gauge, &a->err));
     uint64_t need = mem.weights + mem.mapped + mem.kv + mem.scratch + mem.other;
     if (need > b->host.mem_available)
         return imp_fail(&a->err, IMP_NO_FIT,
@@ -290,9 +337,8 @@ static imp_status run_text(bench *b)
     app_bar_begin("bench", repeat * (pp->n + tg->n * ba->n * de->n), "runs");
     for (size_t i = 0; i < pp->n; i++) IMP_TRY(bench_pp(b, pp->uints[i], repeat, &b->pp[b->n_pp++]));
     for (size_t i = 0; i < tg->n; i++)
-        for (size_t j = 0; j < de->n; j++)
-            for (size_t k = 0; k < ba->n; k++)
-                IMP_TRY(bench_tg(b, tg->uints[i], de->uints[j], ba->uints[k], repeat, &b->tg[b->n_tg++]));
+        for (size_t j = 0; j < de->n; j++, b->n_tg += ba->n)
+            IMP_TRY(bench_tg(b, tg->uints[i], de->uints[j], ba, repeat, &b->tg[b->n_tg]));
     return IMP_OK;
 }
 
@@ -319,9 +365,9 @@ static double share_decode(const bench *b)
 
 static double share_beside(const bench *b)
 {
-    if (b->n_beside == 0) return NAN;
-    qsort(b->beside, b->n_beside, sizeof *b->beside, by_value);
-    return (b->beside[(b->n_beside - 1) / 2] + b->beside[b->n_beside / 2]) / 2;
+    for (size_t i = 0; i < b->n_tg; i++)
+        if (b->tg[i].batch == 1) return b->tg[i].share;
+    return NAN;
 }
 
 static double share_prefill(const bench *b)
@@ -343,6 +389,11 @@ static json_t *rates(const result *r, const char *unit)
     return o;
 }
 
+static void set_known(json_t *o, const char *name, double v)
+{
+    if (!isnan(v)) json_object_set_new(o, name, app_json_round(v, 4));
+}
+
 static json_t *with_counts(const result *r, bool depth, bool batch, const char *unit)
 {
     json_t *o = json_object(), *v = rates(r, unit);
@@ -351,6 +402,8 @@ static json_t *with_counts(const result *r, bool depth, bool batch, const char *
     if (batch) json_object_set_new(o, "batch", json_integer((json_int_t)r->batch));
     json_object_update(o, v);
     json_decref(v);
+    set_known(o, depth ? "share_of_read" : "share_of_int8", r->share);
+    set_known(o, "over_one", r->over_one);
     return o;
 }
 
@@ -394,7 +447,10 @@ static void print_row(const char *what, const result *r, bool tg, bool embed, co
                  (unsigned long long)r->depth, (unsigned long long)r->batch);
     else
         snprintf(shape, sizeof shape, "%llu tokens", (unsigned long long)r->tokens);
-    printf("  %-8s %-36s %10.2f %s  (%.2f .. %.2f)\n", what, shape, r->mid, unit, r->lo, r->hi);
+    printf("  %-8s %-36s %10.2f %s  (%.2f .. %.2f)", what, shape, r->mid, unit, r->lo, r->hi);
+    if (!isnan(r->share)) printf("  %.1f %% of %s", 100 * r->share, tg ? "read" : "int8");
+    if (!isnan(r->over_one)) printf(", %.2f times one's step", r->over_one);
+    printf("\n");
 }
 
 static void bench_human(const bench *b)
@@ -412,12 +468,8 @@ static void bench_human(const bench *b)
     }
     printf("  ceilings measured now: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
            b->ceil.read_bytes_s * 1e-9, b->ceil.int8_op_s * 1e-9, b->ceil.f32_flop_s * 1e-9);
-    if (!isnan(share_decode(b)))
-        printf("  decode reads weights at %.1f %% of the read ceiling, %.1f %% of the rate measured between "
-               "runs\n",
-               100 * share_decode(b), 100 * share_beside(b));
-    if (!isnan(share_prefill(b)))
-        printf("  matrix products run at %.1f %% of the int8 ceiling\n", 100 * share_prefill(b));
+    printf("  shares are of the ceiling measured in turns with what they stand beside; read: weights and "
+           "cache\n");
 }
 
 app_result cmd_bench(app *a)
@@ -439,6 +491,7 @@ app_result cmd_bench(app *a)
         r = app_print_json(a, bench_json(&b, embed));
     else if (s == IMP_OK)
         bench_human(&b), r = APP_OK;
+    imp_gauge_free(b.gauge);
     if (b.exec) b.dev->ops->exec_free(b.exec);
     if (b.dev) b.dev->ops->close(b.dev);
     if (b.net) imp_net_close(b.net);

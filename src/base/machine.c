@@ -169,43 +169,62 @@ uint64_t imp_sys_resident(void)
     return ok ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-/* Walk the cores of the affinity mask, each once though it may run two threads: the first CPU of core `want`, or
- * -1 when there are fewer; *n counts those seen. */
-static int core_cpu(uint32_t want, uint32_t *n)
+/* The cores of the affinity mask in the order of their first CPUs, each once though it may run two threads: core[c] is 1 +
+ * the number of CPU c's core, 0 for CPUs that this process may not use. Returns how many there are. */
+static uint32_t list_cores(uint16_t core[CPU_SETSIZE])
 {
-    cpu_set_t set, seen;
-    CPU_ZERO(&seen);
-    *n = 0;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return -1;
+    cpu_set_t set;
+    uint16_t of_first[CPU_SETSIZE] = {0}, n = 0;
+    memset(core, 0, CPU_SETSIZE * sizeof *core);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 0;
     for (int c = 0; c < CPU_SETSIZE; c++) {
         char path[96];
         uint64_t first = (uint64_t)c;
         if (!CPU_ISSET(c, &set)) continue;
         snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", c);
         (void)read_u64(path, &first);
-        if (first < CPU_SETSIZE && CPU_ISSET((int)first, &seen)) continue;
-        if (first < CPU_SETSIZE) CPU_SET((int)first, &seen);
-        if ((*n)++ == want) return c;
+        if (first >= CPU_SETSIZE) first = (uint64_t)c;
+        if (of_first[first] == 0) of_first[first] = ++n;
+        core[c] = of_first[first];
     }
-    return -1;
+    return n;
 }
 
 uint32_t imp_sys_n_core(void)
 {
-    uint32_t n;
-    (void)core_cpu(UINT32_MAX, &n);
-    return IMP_MAX(IMP_MIN(n, cpu_quota()), 1u);
+    uint16_t core[CPU_SETSIZE];
+    return IMP_MAX(IMP_MIN(list_cores(core), cpu_quota()), 1u);
 }
 
-void imp_sys_pin_thread(uint32_t core)
+/* As of the first call, which is one of a thread that may still use them all. */
+static uint16_t g_core[CPU_SETSIZE];
+static pthread_once_t g_core_once = PTHREAD_ONCE_INIT;
+
+static void find_cores(void)
 {
-    uint32_t n;
+    (void)list_cores(g_core);
+}
+
+uint32_t imp_sys_this_core(void)
+{
+    (void)pthread_once(&g_core_once, find_cores);
+    int cpu = sched_getcpu();
+    return cpu < 0 || cpu >= CPU_SETSIZE ? UINT32_MAX : g_core[cpu] - 1u;
+}
+
+uint64_t imp_sys_thread_id(void)
+{
+    return (uint64_t)gettid();
+}
+
+void imp_sys_pin_thread(uint64_t thread, uint32_t core)
+{
     cpu_set_t one;
-    int cpu = core_cpu(core, &n);
-    if (cpu < 0) return;
+    (void)pthread_once(&g_core_once, find_cores);
     CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    (void)pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+    for (int c = 0; c < CPU_SETSIZE && CPU_COUNT(&one) == 0; c++)
+        if (g_core[c] == core + 1) CPU_SET(c, &one);
+    if (CPU_COUNT(&one) > 0) (void)sched_setaffinity((pid_t)thread, sizeof one, &one);
 }
 #elif defined(__APPLE__)
 void imp_sys_memory(uint64_t *total, uint64_t *available)
@@ -260,10 +279,19 @@ void imp_sys_set_root(const char *root)
     (void)root;
 }
 
-void imp_sys_pin_thread(uint32_t core)
+/* No such calls: the system places threads. */
+uint32_t imp_sys_this_core(void)
 {
-    (void)core;
-} /* no such call: the system places threads */
+    return UINT32_MAX;
+}
+uint64_t imp_sys_thread_id(void)
+{
+    return 0;
+}
+void imp_sys_pin_thread(uint64_t thread, uint32_t core)
+{
+    (void)thread, (void)core;
+}
 #endif
 
 uint32_t imp_sys_max_files(void)

@@ -127,8 +127,12 @@ void imp_sys_set_root(const char *root);
 bool imp_sys_program_dir(char *out, size_t cap);
 uint32_t imp_sys_max_files(void);   /* files and sockets this process may have open at once */
 void imp_sys_raise_max_files(void); /* to what the system lets it have, 65536 at most */
-/* Bind the calling thread to the given physical core (0 = the first of this process's); a wish, nothing fails. */
-void imp_sys_pin_thread(uint32_t core);
+/* Physical cores are numbered from 0, the first that this process may use. Where the calling thread is now; UINT32_MAX: not
+ * known. */
+uint32_t imp_sys_this_core(void);
+uint64_t imp_sys_thread_id(void); /* the calling thread, for imp_sys_pin_thread */
+/* Bind a thread (0: the calling one) to a core; a wish, nothing fails. */
+void imp_sys_pin_thread(uint64_t thread, uint32_t core);
 
 /* Fault injection: the nth counted call from now on fails (1 = the next); 0 switches it off. */
 void imp_sys_fail_at(uint64_t n);

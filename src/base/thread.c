@@ -4,6 +4,8 @@
  *          done, waiting only for those inside. Shares of a phase are claimed: a thread that the system lets wait while
  *          another program has its core delays nobody, unless it holds a share. Who waits spins a few microseconds (ops
  *          follow each other closely), then sleeps in the kernel (futex on Linux, a condition elsewhere).
+ *          Workers are pinned, the caller is not: when the system has put it on a worker's core, where both would wait for
+ *          each other while another core has nothing to do, that worker moves to the core that was kept free for the caller.
  * Threads: run() has one caller at a time; the memory orders make everything written before run(), a phase's end or a
  *          barrier visible after it. */
 #include <errno.h>
@@ -127,7 +129,8 @@ static void gate_wait_for(gate *g, uint32_t target, int spin)
 typedef struct worker {
     imp_pool *pool;
     pthread_t thread;
-    uint32_t ith;
+    uint64_t id; /* written by itself before the pool is ready */
+    uint32_t ith, core;
 } worker;
 
 /* The door: number of the run, whether it is closed, and how many workers are inside. */
@@ -135,8 +138,9 @@ static const uint64_t DOOR_RUN = 1ull << 32, DOOR_CLOSED = 1ull << 31;
 
 struct imp_pool {
     uint32_t n_thread, n_started;
+    bool follows;        /* workers have pinned themselves and make room for the caller */
     bool oversubscribed; /* more threads than cores: spinning would only take time from the others */
-    worker *worker;
+    worker *worker;      /* [n_thread]; of the caller, 0, only the core */
     gate start, finish, barrier;
     _Atomic uint64_t door;
     _Atomic uint32_t n_arrived;
@@ -160,7 +164,8 @@ static void *work(void *arg)
 {
     worker *w = arg;
     imp_pool *p = w->pool;
-    if (!p->oversubscribed) imp_sys_pin_thread(w->ith);
+    w->id = imp_sys_thread_id();
+    if (!p->oversubscribed) imp_sys_pin_thread(0, w->core);
     for (uint64_t last_run = 0;;) {
         uint32_t seen = atomic_load(&p->start.value);
         if (atomic_load(&p->quit)) return NULL;
@@ -192,7 +197,7 @@ imp_status imp_pool_new(uint32_t n_thread, imp_pool **out)
     p->worker = imp_sys_calloc(p->n_thread, sizeof *p->worker);
     imp_status s = p->worker == NULL ? IMP_NOMEM : IMP_OK;
     for (uint32_t i = 1; s == IMP_OK && i < p->n_thread; i++) {
-        p->worker[i] = (worker){.pool = p, .ith = i};
+        p->worker[i] = (worker){.pool = p, .ith = i, .core = i};
         if (imp_sys_should_fail() || pthread_create(&p->worker[i].thread, NULL, work, &p->worker[i]) != 0)
             s = IMP_NOMEM;
         else
@@ -203,6 +208,7 @@ imp_status imp_pool_new(uint32_t n_thread, imp_pool **out)
         return s;
     }
     imp_pool_run(p, nothing, NULL); /* all have pinned themselves */
+    p->follows = !p->oversubscribed;
     *out = p;
     return IMP_OK;
 }
@@ -225,12 +231,29 @@ uint32_t imp_pool_n_thread(const imp_pool *p)
     return p->n_thread;
 }
 
+/* The caller's core is for no worker. */
+static void make_room(imp_pool *p)
+{
+    if (!p->follows) return;
+    uint32_t core = imp_sys_this_core();
+    if (core == p->worker[0].core) return;
+    for (uint32_t i = 1; i < p->n_thread; i++) {
+        worker *w = &p->worker[i];
+        if (w->core != core) continue;
+        w->core = p->worker[0].core;
+        p->worker[0].core = core;
+        imp_sys_pin_thread(w->id, w->core);
+        return;
+    }
+}
+
 void imp_pool_run_open(imp_pool *p, imp_pool_fn fn, void *ctx)
 {
     if (p->n_thread == 1) {
         fn(ctx, 0, 1);
         return;
     }
+    make_room(p);
     p->fn = fn;
     p->ctx = ctx;
     uint32_t finished = atomic_load(&p->finish.value);

@@ -189,7 +189,7 @@ static void scheduler_main(void *arg)
 {
     imp_unit *u = arg;
     snapshot s;
-    if (u->engine->n_unit == 1) imp_sys_pin_thread(0);
+    if (u->engine->n_unit == 1) imp_sys_pin_thread(0, 0);
     while (wait_for_work(u)) {
         let_go(u);
         take_snapshot(u, &s);

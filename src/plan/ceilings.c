@@ -124,3 +124,57 @@ imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
     imp_sys_free(j);
     return s;
 }
+
+struct imp_gauge {
+    imp_pool *pool;
+    job j;
+    uint64_t bytes;
+};
+
+imp_status imp_gauge_new(uint32_t n_thread, uint64_t llc_bytes, imp_gauge **out, imp_error *err)
+{
+    *out = NULL;
+    imp_gauge *g = n_thread > MAX_THREAD ? NULL : imp_sys_calloc(1, sizeof *g);
+    if (!g || imp_pool_new(n_thread, &g->pool) != IMP_OK) goto fail;
+    g->bytes = buffer_size(llc_bytes, n_thread);
+    g->j = (job){.peak = imp_peak_get(), .until = UINT64_MAX, .slice_bytes = g->bytes / n_thread};
+    g->j.buf = imp_sys_pages(g->bytes);
+    if (!g->j.buf) goto fail;
+    imp_pool_run(g->pool, touch, &g->j);
+    for (g->j.loop = g->j.peak->int8, g->j.n_iter = 1000; g->j.n_iter < 1ull << 40; g->j.n_iter *= 2)
+        if (time_run(g->pool, compute, &g->j) >= MIN_PASS_NS) break;
+    *out = g;
+    return IMP_OK;
+fail:
+    imp_gauge_free(g);
+    return imp_fail(err, IMP_NOMEM, "the machine's ceilings cannot be measured: no memory or threads for it");
+}
+
+void imp_gauge_free(imp_gauge *g)
+{
+    if (!g) return;
+    if (g->j.buf) imp_sys_pages_free(g->j.buf, g->bytes);
+    if (g->pool) imp_pool_free(g->pool);
+    imp_sys_free(g);
+}
+
+double imp_gauge_read(imp_gauge *g)
+{
+    uint64_t whole = g->j.slice_bytes;
+    g->j.slice_bytes = whole / 8 / SLICE_ALIGN * SLICE_ALIGN;
+    imp_pool_run(g->pool, read_slice, &g->j);
+    g->j.slice_bytes = whole;
+    return (double)g->bytes / ((double)time_run(g->pool, read_slice, &g->j) * 1e-9);
+}
+
+double imp_gauge_int8(imp_gauge *g)
+{
+    uint64_t whole = g->j.n_iter;
+    double ops = 0;
+    g->j.n_iter = whole / 8;
+    imp_pool_run(g->pool, compute, &g->j);
+    g->j.n_iter = whole;
+    double s = (double)time_run(g->pool, compute, &g->j) * 1e-9;
+    for (uint32_t i = 0; i < imp_pool_n_thread(g->pool); i++) ops += g->j.done[i];
+    return ops / s;
+}

@@ -26,4 +26,13 @@ typedef struct imp_ceilings {
 IMP_MUST_USE imp_status imp_ceilings_measure(imp_pool *pool, uint64_t llc_bytes, uint32_t ms,
                                              uint64_t until_ns, imp_ceilings *out, imp_error *err);
 
+/* What the machine gives just now: single passes between pieces of other work, because memory that other programs use may
+ * be twice as fast a second later. A pass takes some milliseconds, after a shorter one that is not timed, so that threads
+ * that slept are awake. */
+typedef struct imp_gauge imp_gauge;
+IMP_MUST_USE imp_status imp_gauge_new(uint32_t n_thread, uint64_t llc_bytes, imp_gauge **out, imp_error *err);
+void imp_gauge_free(imp_gauge *g);   /* NULL is fine */
+double imp_gauge_read(imp_gauge *g); /* bytes a second */
+double imp_gauge_int8(imp_gauge *g); /* operations a second */
+
 #endif

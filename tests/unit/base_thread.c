@@ -65,6 +65,31 @@ static void sleeping_pool_wakes(void **state)
     imp_pool_free(s.pool);
 }
 
+static void note_core(void *ctx, uint32_t ith, uint32_t n)
+{
+    (void)n;
+    ((uint32_t *)ctx)[ith] = imp_sys_this_core();
+}
+
+/* Wherever the caller is, no worker is pinned to its core. */
+static void workers_leave_the_callers_core(void **state)
+{
+    (void)state;
+    uint32_t n = imp_sys_n_core();
+    if (n < 2 || imp_sys_this_core() == UINT32_MAX) skip();
+    imp_pool *pool;
+    assert_int_equal(imp_pool_new(2, &pool), IMP_OK);
+    for (uint32_t i = 0; i < 6; i++) {
+        uint32_t core[2], at = i % n;
+        imp_sys_pin_thread(0, at);
+        imp_pool_run(pool, note_core, core);
+        assert_int_equal(core[0], at);
+        assert_int_not_equal(core[1], at);
+        assert_in_range(core[1], 0, 1);
+    }
+    imp_pool_free(pool);
+}
+
 enum { N_PHASE = 40, MAX_SHARE = 12 };
 typedef struct phase_work {
     uint32_t n_share, n_done[N_PHASE][MAX_SHARE],
@@ -175,9 +200,11 @@ static void every_failed_start_is_clean(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest t[] = {
-        cmocka_unit_test(barrier_orders_all_threads), cmocka_unit_test(sleeping_pool_wakes),
-        cmocka_unit_test(phases_are_done_in_order), cmocka_unit_test(others_take_the_shares_of_a_late_thread),
-        cmocka_unit_test(every_failed_start_is_clean)};
+    const struct CMUnitTest t[] = {cmocka_unit_test(barrier_orders_all_threads),
+                                   cmocka_unit_test(sleeping_pool_wakes),
+                                   cmocka_unit_test(phases_are_done_in_order),
+                                   cmocka_unit_test(others_take_the_shares_of_a_late_thread),
+                                   cmocka_unit_test(every_failed_start_is_clean),
+                                   cmocka_unit_test(workers_leave_the_callers_core)};
     return cmocka_run_group_tests(t, NULL, NULL);
 }
