@@ -94,7 +94,7 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     IMP_TRY(lower(d, g, lim, &x, err));
     if (x->kv_bytes > 0) x->kv = imp_sys_pages(x->kv_bytes);
     x->scratch = imp_sys_pages(x->scratch_bytes);
-    if (imp_phases_new(x->n_phase, SHARES_LARGE * d->n_thread, &x->phases) != IMP_OK) {
+    if (imp_phases_new(x->n_phase, CPU_MAX_SHARES * d->n_thread, &x->phases) != IMP_OK) {
         free_exec(x);
         return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
     }
@@ -125,6 +125,14 @@ static void run_share(void *ctx, uint32_t phase, uint32_t share, uint32_t ith)
     }
 }
 
+/* Of an encoder's step: as many as have CPU_WIDE_ROWS rows each, a multiple of the threads. */
+static uint32_t wide_shares(const cpu_device *d, uint32_t n_row, uint32_t n_share)
+{
+    uint32_t a_thread = n_row / CPU_WIDE_ROWS / d->n_thread;
+    if (a_thread == 0) return n_share;
+    return d->n_thread * IMP_MIN(a_thread, (uint32_t)CPU_MAX_SHARES);
+}
+
 static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out, imp_error *err)
 {
     cpu_exec *x = (cpu_exec *)base;
@@ -138,6 +146,7 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
         for (uint32_t i = 0; i < x->n_phase; i++) run_share(&s, i, 0, 0);
     } else {
         s.n_share = d->n_thread * (work / d->n_thread > LARGE_WORK ? SHARES_LARGE : 1);
+        if (imp_graph_n_kv_layer(x->graph) == 0) s.n_share = wide_shares(d, b->n_tok, s.n_share);
         imp_mutex_lock(d->lock);
         imp_phases_run(x->phases, d->pool, s.n_share, run_share, &s);
         imp_mutex_unlock(d->lock);

@@ -16,6 +16,10 @@
 #include "kern/kern.h"
 #include "kern/kv.h"
 
+/* Rows that a share of a step of an encoder has at least when rows are dealt out: what it computes of them stays in its
+ * second-level cache from op to op, and weights come from the cache that all share. */
+enum { CPU_WIDE_ROWS = 64, CPU_MAX_SHARES = 16 }; /* shares a thread */
+
 /* Heads of sequences, for each thread, whose keys may be cut into chunks of work. */
 enum { CPU_SPLIT_SLOTS = 4 };
 
@@ -50,6 +54,7 @@ typedef struct cpu_view {
 typedef enum cpu_split {
     CPU_ROWS, /* whole rows */
     CPU_COLS, /* all rows, columns in multiples of step */
+    CPU_WIDE, /* columns; whole rows when every share has enough of them (encoders: few weights, many rows) */
     CPU_AUTO, /* whole rows when there is one for every share, else columns */
     CPU_OWN   /* the op's own business; always alone in its phase with what it reads and writes */
 } cpu_split;

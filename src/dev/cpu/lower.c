@@ -88,6 +88,7 @@ static bool same_cut(const cpu_op *a, const cpu_op *b)
     switch (a->split) {
     case CPU_ROWS: return same_rows;
     case CPU_COLS: return same_cols;
+    case CPU_WIDE:
     case CPU_AUTO: return same_rows && same_cols;
     case CPU_OWN: break;
     }
@@ -313,7 +314,8 @@ static void emit_linear(lower *l, imp_val v)
     const imp_node *n = node(l, v);
     const cpu_weight *w = use_weight(l, n, n->in[1], 1);
     cpu_view x = w->mm->x_form == IMP_X_Q8 ? quantised(l, n->in[0]) : l->view[n->in[0]];
-    cpu_op *op = new_op(l, n, CPU_COLS);
+    cpu_op *op =
+        new_op(l, n, imp_graph_n_kv_layer(l->g) == 0 && n->rows == IMP_ROWS_TOK ? CPU_WIDE : CPU_COLS);
     op->run = imp_cpu_run_linear;
     op->reads_all = true;
     op->step = column_step(l, w->mm, n->width, head_of_reader(l, v));

@@ -59,7 +59,8 @@ cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t share)
     uint32_t n_row = s->n_row[op->rows] * op->row_mul;
     cpu_part p = {0, n_row, 0, op->n, share};
     uint64_t from, to;
-    if (op->split == CPU_ROWS || (op->split == CPU_AUTO && n_row >= s->n_share)) {
+    if (op->split == CPU_ROWS || (op->split == CPU_AUTO && n_row >= s->n_share) ||
+        (op->split == CPU_WIDE && n_row >= (uint64_t)s->n_share * (CPU_WIDE_ROWS / 2))) {
         imp_cpu_share(n_row, share, s->n_share, &from, &to);
         p.r0 = (uint32_t)from;
         p.r1 = (uint32_t)to;

@@ -35,9 +35,9 @@ IMP_CPU_RUN(linear)
     imp_matmul_args a = {
         .w = w->part,
         .wp = w->part_bytes != 0 ? s->x->weights + w->at : NULL,
-        .x = op->in[0].p,
+        .x = op->in[0].p + part.r0 * op->in[0].stride,
         .x_stride = op->in[0].stride,
-        .y = imp_cpu_row(op->out, 0),
+        .y = imp_cpu_row(op->out, part.r0),
         .y_stride = op->out.stride / sizeof(float),
         .bias = op->u.mm.bias != 0 ? s->x->vector[op->u.mm.bias] : NULL,
         .m = part.r1 - part.r0,

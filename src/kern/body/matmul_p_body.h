@@ -72,13 +72,13 @@ IMP_INLINE void p_start(const struct p_job *j, struct p_type t, uint32_t b, uint
     }
 }
 /* The sums, scaled, to the row's. */
-IMP_INLINE vf p_add(const uint8_t *x, struct p_type t, const struct p_unit *u, const vi sum[2], vf acc)
+IMP_INLINE vf p_add(const uint8_t *x, struct p_type t, const struct p_unit *u, vi sum, vi high, vf acc)
 {
     vf d = v_set1(p_x_d(x));
-    if (t.halves) return v_fma(v_fma(p_to_f32(sum[1]), u->s[1], p_to_f32(sum[0]) * u->s[0]), d, acc);
-    if (!t.has_min) return v_fma(p_to_f32(sum[0]), u->s[0] * d, acc);
+    if (t.halves) return v_fma(v_fma(p_to_f32(high), u->s[1], p_to_f32(sum) * u->s[0]), d, acc);
+    if (!t.has_min) return v_fma(p_to_f32(sum), u->s[0] * d, acc);
     vf all = p_to_f32(p_set1(p_x_sum(x)));
-    return v_fma(v_fnma(u->min, all, p_to_f32(sum[0]) * u->s[0]), d, acc);
+    return v_fma(v_fnma(u->min, all, p_to_f32(sum) * u->s[0]), d, acc);
 }
 
 /* Block b of x for every row of the tile. */
@@ -96,8 +96,8 @@ IMP_INLINE void p_step(const struct p_job *j, uint32_t nx, struct p_type t, uint
         p_start(j, t, b, i + 1, sb);
         p_dot2(&sa[0], &sb[0], u->w, xa + 8, xb + 8, n_word);
         if (t.halves) p_dot2(&sa[1], &sb[1], u->w + 4, xa + 24, xb + 24, n_word);
-        acc[i] = p_add(xa, t, u, sa, acc[i]);
-        acc[i + 1] = p_add(xb, t, u, sb, acc[i + 1]);
+        acc[i] = p_add(xa, t, u, sa[0], sa[1], acc[i]);
+        acc[i + 1] = p_add(xb, t, u, sb[0], sb[1], acc[i + 1]);
     }
 #endif
     IMP_UNROLL
@@ -107,7 +107,7 @@ IMP_INLINE void p_step(const struct p_job *j, uint32_t nx, struct p_type t, uint
         p_start(j, t, b, i, sum);
         sum[0] = p_dot(sum[0], u->w, x + 8, n_word, t.max);
         if (t.halves) sum[1] = p_dot(sum[1], u->w + 4, x + 24, n_word, t.max);
-        acc[i] = p_add(x, t, u, sum, acc[i]);
+        acc[i] = p_add(x, t, u, sum[0], sum[1], acc[i]);
     }
 }
 
@@ -246,29 +246,9 @@ IMP_INLINE void p_tile(struct p_job *job, uint32_t nx, struct p_type t, p_unit_f
         p_tile(j, P_NX, TYPE, p_unit_##type);                                                                \
     }
 
-/* ---- a call ---------------------------------------------------------------------------------------------- */
 static uint64_t p_panel_bytes(struct p_type t, uint64_t k)
 {
     return (k + t.super_k - 1) / t.super_k * t.words * P_DW;
-}
-
-static uint64_t p_scratch_bytes(uint64_t k)
-{
-    return k / 32 * 2 * P_NX * sizeof(int32_t);
-}
-
-/* -offset * the sums of 16 of each row of the tile. */
-static void p_half_sums(const struct p_job *j, uint32_t nx, int offset, int32_t *to)
-{
-    for (uint32_t b = 0; b < j->n_block; b++, to += 2 * P_NX) {
-        for (uint32_t i = 0; i < nx; i++) {
-            const int8_t *q = (const int8_t *)j->x[i] + b * sizeof(imp_q8_block) + 8;
-            int32_t lo = 0;
-            for (int e = 0; e < 16; e++) lo += q[e];
-            to[i] = -offset * lo;
-            to[P_NX + i] = -offset * (p_x_sum((const uint8_t *)q - 8) - lo);
-        }
-    }
 }
 
 static void p_store(const imp_matmul_args *a, const struct p_job *j, uint32_t i0, uint32_t nx, uint32_t j0)
@@ -282,6 +262,145 @@ static void p_store(const imp_matmul_args *a, const struct p_job *j, uint32_t i0
         }
         v_store(out, j->acc[i]);
         for (uint32_t c = from; c < to; c++) y[c] = out[c - j0] + (a->bias ? a->bias[c] : 0);
+    }
+}
+
+#if defined(P_GRID)
+/* ---- many rows of x ------------------------------------------------------------------------------------- */
+
+/* Two panels' weights are unpacked for G_K columns of k into the first-level cache and met there by up to G_ROWS rows of x,
+ * four at a time, so that a word of x is loaded once for both; sums wait in scratch between blocks of k. The additions are
+ * those of p_step in the same order. */
+enum { G_UNITS = 16, G_K = 32 * G_UNITS, G_ROWS = 256, G_NX = 4, G_FROM = 32 };
+
+struct g_unit {
+    vi w[2][8];
+    vf s[2], min[2];
+};
+struct g_scratch {
+    struct g_unit unit[G_UNITS];
+    float sum[G_ROWS][2 * R];
+};
+
+IMP_INLINE void g_unpack(const uint8_t *w, uint32_t n, uint32_t p, struct p_type t, p_unit_fn unit,
+                         struct g_unit *to)
+{
+    const uint32_t n_unit = t.super_k / 32;
+    for (uint32_t b = 0; b < n; b += n_unit, w += t.words * P_DW) {
+        for (uint32_t c = 0; c < n_unit; c += 2) {
+            IMP_UNROLL
+            for (uint32_t h = 0; h < 2; h++) {
+                struct p_unit o = {.min = v_set1(0)};
+                if (b + c + h >= n) break;
+                for (uint32_t l = 0; l < t.words * P_DW / n_unit; l += 64)
+                    __builtin_prefetch(w + (c + h) * (t.words * P_DW / n_unit) + 4096 + l);
+                unit(w, c + h, h == 1, &o);
+                struct g_unit *g = &to[b + c + h];
+                IMP_UNROLL
+                for (int j = 0; j < 8; j++) g->w[p][j] = o.w[j];
+                g->s[p] = o.s[0];
+                g->min[p] = o.min;
+            }
+        }
+    }
+}
+
+/* nx rows of x, the first one's blocks at x, by n units. */
+IMP_INLINE void g_tile(const struct g_unit *g, uint32_t n, const uint8_t *x, size_t x_stride, uint32_t nx,
+                       struct p_type t, bool first, float (*y)[2 * R])
+{
+    vf acc[G_NX][2];
+    IMP_UNROLL
+    for (uint32_t i = 0; i < nx; i++) {
+        acc[i][0] = first ? v_set1(0) : v_load(y[i]);
+        acc[i][1] = first ? v_set1(0) : v_load(y[i] + R);
+    }
+    for (const struct g_unit *end = g + n; g < end; g++, x += sizeof(imp_q8_block)) {
+        vi sum[G_NX][2];
+        IMP_UNROLL
+        for (uint32_t i = 0; i < nx; i++) {
+            const uint8_t *all = x + i * x_stride + 4;
+            sum[i][0] = sum[i][1] = !t.has_min && t.offset != 0 ? p_offset(all, t.offset) : p_set1(0);
+        }
+        IMP_UNROLL
+        for (int j = 0; j < 8; j++) {
+            vi w0 = g->w[0][j], w1 = g->w[1][j];
+            IMP_UNROLL
+            for (uint32_t i = 0; i < nx; i++) p_dot_both(sum[i], w0, w1, x + i * x_stride + 8 + 4 * j);
+        }
+        const struct p_unit left = {.s = {g->s[0]}, .min = g->min[0]},
+                            right = {.s = {g->s[1]}, .min = g->min[1]};
+        IMP_UNROLL
+        for (uint32_t i = 0; i < nx; i++) {
+            acc[i][0] = p_add(x + i * x_stride, t, &left, sum[i][0], sum[i][0], acc[i][0]);
+            acc[i][1] = p_add(x + i * x_stride, t, &right, sum[i][1], sum[i][1], acc[i][1]);
+        }
+    }
+    IMP_UNROLL
+    for (uint32_t i = 0; i < nx; i++) {
+        v_store(y[i], acc[i][0]);
+        v_store(y[i] + R, acc[i][1]);
+    }
+}
+
+/* Rows i0.. of x, at most G_ROWS, and the panels at column j0. */
+IMP_INLINE void g_block(const imp_matmul_args *a, uint32_t i0, uint32_t n_row, uint32_t j0, struct p_type t,
+                        p_unit_fn unit)
+{
+    struct g_scratch *s = a->scratch;
+    uint32_t n_block = (uint32_t)(imp_tensor_n_col(a->w) / 32);
+    uint64_t panel = p_panel_bytes(t, (uint64_t)n_block * 32);
+    const uint8_t *w = (const uint8_t *)a->wp + j0 / R * panel;
+    bool both = j0 + R < a->n1;
+    for (uint32_t b = 0; b < n_block; b += G_UNITS) {
+        uint32_t n = IMP_MIN(n_block - b, (uint32_t)G_UNITS);
+        const uint8_t *at = w + b / (t.super_k / 32) * t.words * P_DW;
+        g_unpack(at, n, 0, t, unit, s->unit);
+        g_unpack(both ? at + panel : at, n, 1, t, unit, s->unit);
+        const uint8_t *x = (const uint8_t *)a->x + i0 * a->x_stride + b * sizeof(imp_q8_block);
+        uint32_t i = 0;
+        for (; i + G_NX <= n_row; i += G_NX)
+            g_tile(s->unit, n, x + i * a->x_stride, a->x_stride, G_NX, t, b == 0, s->sum + i);
+        for (; i < n_row; i++) g_tile(s->unit, n, x + i * a->x_stride, a->x_stride, 1, t, b == 0, s->sum + i);
+    }
+    for (uint32_t i = 0; i < n_row; i++) {
+        struct p_job j = {.acc = {v_load(s->sum[i])}};
+        p_store(a, &j, i0 + i, 1, j0);
+        j.acc[0] = v_load(s->sum[i] + R);
+        if (both) p_store(a, &j, i0 + i, 1, j0 + R);
+    }
+}
+
+IMP_INLINE void g_run(const imp_matmul_args *a, struct p_type t, p_unit_fn unit)
+{
+    for (uint32_t i = 0; i < a->m; i += G_ROWS)
+        for (uint32_t j0 = a->n0 / R * R; j0 < a->n1; j0 += 2 * R)
+            g_block(a, i, IMP_MIN(a->m - i, (uint32_t)G_ROWS), j0, t, unit);
+}
+#endif
+
+/* ---- a call ---------------------------------------------------------------------------------------------- */
+static uint64_t p_scratch_bytes(uint64_t k)
+{
+    uint64_t half_sums = k / 32 * 2 * P_NX * sizeof(int32_t);
+#if defined(P_GRID)
+    return IMP_MAX(half_sums, sizeof(struct g_scratch));
+#else
+    return half_sums;
+#endif
+}
+
+/* -offset * the sums of 16 of each row of the tile. */
+static void p_half_sums(const struct p_job *j, uint32_t nx, int offset, int32_t *to)
+{
+    for (uint32_t b = 0; b < j->n_block; b++, to += 2 * P_NX) {
+        for (uint32_t i = 0; i < nx; i++) {
+            const int8_t *q = (const int8_t *)j->x[i] + b * sizeof(imp_q8_block) + 8;
+            int32_t lo = 0;
+            for (int e = 0; e < 16; e++) lo += q[e];
+            to[i] = -offset * lo;
+            to[P_NX + i] = -offset * (p_x_sum((const uint8_t *)q - 8) - lo);
+        }
     }
 }
 
@@ -353,6 +472,16 @@ static void p_pack(const imp_tensor *w, struct p_type t, uint8_t *out)
     }
 }
 
+#if defined(P_GRID)
+#define P_MANY(a, TYPE, unit)                                                                                \
+    if (!(TYPE).halves && (a)->m >= G_FROM) {                                                                \
+        g_run(a, TYPE, unit);                                                                                \
+        return;                                                                                              \
+    }
+#else
+#define P_MANY(a, TYPE, unit)
+#endif
+
 /* pack(), packed_bytes() and the descriptor of a variant whose run_##type is there. */
 #define P_DESCRIPTOR(type, TYPE, isa_name, isa_id, bits, type_id, k_mult, scratch_fn)                        \
     static void pack_##type(const imp_tensor *w, void *out)                                                  \
@@ -383,6 +512,7 @@ static void p_pack(const imp_tensor *w, struct p_type t, uint8_t *out)
     static void run_##type(const imp_matmul_args *a)                                                         \
     {                                                                                                        \
         static const p_tile_fn fn[4] = {type##_x1, type##_x2, type##_x4, type##_xn};                         \
+        P_MANY(a, TYPE, p_unit_##type)                                                                       \
         p_run(a, TYPE, fn);                                                                                  \
     }                                                                                                        \
     P_DESCRIPTOR(type, TYPE, isa_name, isa_id, bits, type_id, k_mult, p_scratch_bytes)

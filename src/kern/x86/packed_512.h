@@ -58,3 +58,18 @@ IMP_INLINE vi p_dot(vi start, const vi *w, const uint8_t *x, int n, uint32_t max
         start = _mm512_dpbusd_epi32(start, w[j], _mm512_set1_epi32((int)load_u32(x + 4 * j)));
     return start;
 }
+#define P_GRID 1
+/* A word of x by a vector of weights of sixteen rows, and of the sixteen that follow. */
+IMP_INLINE void p_dot_both(vi sum[2], vi w0, vi w1, const uint8_t *x)
+{
+    vi xv = _mm512_set1_epi32((int)load_u32(x));
+    sum[0] = _mm512_dpbusd_epi32(sum[0], w0, xv);
+    sum[1] = _mm512_dpbusd_epi32(sum[1], w1, xv);
+}
+/* -offset, a power of two, times the word at p, in all lanes. */
+IMP_INLINE vi p_offset(const void *p, int offset)
+{
+    vi sum = _mm512_set1_epi32((int)load_u32(p));
+    return _mm512_sub_epi32(_mm512_setzero_si512(),
+                            _mm512_slli_epi32(sum, (unsigned)__builtin_ctz((unsigned)offset)));
+}
