@@ -271,7 +271,7 @@ static void p_store(const imp_matmul_args *a, const struct p_job *j, uint32_t i0
 /* Two panels' weights are unpacked for G_K columns of k into the first-level cache and met there by up to G_ROWS rows of x,
  * four at a time, so that a word of x is loaded once for both; sums wait in scratch between blocks of k. The additions are
  * those of p_step in the same order. */
-enum { G_UNITS = 16, G_K = 32 * G_UNITS, G_ROWS = 256, G_NX = 4, G_FROM = 32 };
+enum { G_UNITS = 16, G_K = 32 * G_UNITS, G_ROWS = 256, G_NX = 4, G_FROM = 9 };
 
 struct g_unit {
     vi w[2][8];
