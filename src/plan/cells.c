@@ -9,7 +9,8 @@ enum {
     KNOWN = 3,
     STRETCH = 16 /* lessons */,
     APART = 3 /* lessons of others end a stretch */,
-    SURE = 15
+    SURE = 15,
+    SETTLE = 32 /* lessons */
 };
 
 static const double NOISE_START = 0.0025, NOISE_MIN = 0.0004, NOISE_MAX = 0.02;
@@ -155,6 +156,24 @@ static double share(imp_cells *s, uint32_t phase, double e, double var)
     return e - to_pace;
 }
 
+/* A part of the pace laid on the cells of that phase. */
+static void settle(imp_cells *s, uint32_t phase, double part)
+{
+    double d = part * s->pace[phase];
+    s->pace[phase] -= d;
+    for (uint32_t i = 0; i < IMP_CELLS; i++) {
+        imp_cell *x = &s->at[i];
+        if (x->model == 0 || (x->shape & PHASE_BITS) != phase) continue;
+        x->y += d;
+        for (uint32_t k = 0; k < x->n_stretch; k++) x->stretch[k] += (float)d;
+    }
+}
+
+void imp_cells_settle(imp_cells *s)
+{
+    for (uint32_t phase = 0; phase < IMP_LEARN_PHASES; phase++) settle(s, phase, 1);
+}
+
 imp_cell *imp_cells_teach(imp_cells *s, const imp_cell_place *p, const imp_cost_shape *sh,
                           const imp_cell_view *v, double ops, double r)
 {
@@ -164,6 +183,7 @@ imp_cell *imp_cells_teach(imp_cells *s, const imp_cell_place *p, const imp_cost_
     imp_cell *x = &s->at[own];
     if (v->own == UINT32_MAX) *x = (imp_cell){.model = p->model, .shape = p->shape};
     remember(x, ops + v->r + e, ++s->n_lesson);
+    if (s->n_lesson % SETTLE == 0) settle(s, p->phase, 0.5);
     x->n += x->n < UINT32_MAX;
     x->ops = ops;
     x->sh = *sh;

@@ -7,7 +7,8 @@
  *          follow each other make a stretch; a cell says the median of its last stretches, so that an hour's worst minute
  *          is forgotten and no single wild stretch counts. A shape without a cell gets the mean of those around it, the
  *          nearer the more, drawn to nothing when they are few. What all shapes of a phase have in common from one minute
- *          to the next (a clock, a neighbour on the machine) is the pace.
+ *          to the next (a clock, a neighbour on the machine) is the pace. It says nothing of other days or models: little by
+ *          little, and when cells are loaded, it is laid on them.
  * Always:  a shape that was never seen is priced by the ops, and by cells of the same model and phase alone.
  * Threads: none of its own; the caller locks. */
 #ifndef IMP_CELLS_H
@@ -64,6 +65,8 @@ imp_cell_view imp_cells_look(const imp_cells *s, const imp_cell_place *p, double
 double imp_cells_doubt(const imp_cells *s, const imp_cell_view *v, double ops_var);
 /* Is the shape known well, so that a far residual says that the unit has changed? */
 bool imp_cells_known(const imp_cells *s, const imp_cell_view *v);
+/* Lays the pace on the cells: what shapes with cells are thought to take stays the same. */
+void imp_cells_settle(imp_cells *s);
 /* A lesson: r is log(actual / the ops' price). Returns the cell. */
 imp_cell *imp_cells_teach(imp_cells *s, const imp_cell_place *p, const imp_cost_shape *sh,
                           const imp_cell_view *v, double ops, double r);

@@ -281,6 +281,7 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
     l->n_key = d.n_key;
     l->n_observed = d.n_observed;
     l->cells = d.cells;
+    imp_cells_settle(&l->cells);
     memset(l->p, 0, sizeof l->p);
     for (uint32_t i = 0; i < d.n_key; i++) {
         l->key[i] = (imp_learn_key){.key = d.key[i].key, .n = d.key[i].n, .theta = d.key[i].theta};

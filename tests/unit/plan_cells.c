@@ -134,6 +134,32 @@ static void pace_is_common(void **state)
     world_deinit(&w);
 }
 
+/* A unit that becomes twice as slow while one model runs: its shapes follow at once. Settled, they stay, and a model that
+ * was never seen is priced as before. */
+static void pace_settles(void **state)
+{
+    (void)state;
+    world w;
+    world_init(&w);
+    imp_cost_shape sh = imp_cost_shape_decode(1, 100);
+    teach(&w, sh, priced(&w, sh, 1), 10);
+    imp_cost c = w.c, other = w.c;
+    other.id ^= 0x5a5a0;
+    w.c = other;
+    double fresh = predicted(&w, sh);
+    w.c = c;
+    teach(&w, sh, priced(&w, sh, 2), 8);
+    assert_true(off(predicted(&w, sh), priced(&w, sh, 2)) < 0.1);
+    assert_true(w.l->cells.pace[0] > 0.3);
+    double before = predicted(&w, sh);
+    imp_cells_settle(&w.l->cells);
+    assert_true(w.l->cells.pace[0] == 0);
+    assert_true(off(predicted(&w, sh), before) < 0.02);
+    w.c = other;
+    assert_true(off(predicted(&w, sh), fresh) < 0.25);
+    world_deinit(&w);
+}
+
 /* Steps close behind a prompt take 1.7 times as long: a short answer's time a token has all of it, a long one's hardly any. */
 static void steps_behind_a_prompt(void **state)
 {
@@ -181,9 +207,13 @@ static void cells_run_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_shapes_own_part),         cmocka_unit_test(carries_to_shapes_around),
-        cmocka_unit_test(bad_minutes_are_forgotten), cmocka_unit_test(pace_is_common),
-        cmocka_unit_test(steps_behind_a_prompt),     cmocka_unit_test(cells_run_out),
+        cmocka_unit_test(a_shapes_own_part),
+        cmocka_unit_test(carries_to_shapes_around),
+        cmocka_unit_test(bad_minutes_are_forgotten),
+        cmocka_unit_test(pace_is_common),
+        cmocka_unit_test(steps_behind_a_prompt),
+        cmocka_unit_test(cells_run_out),
+        cmocka_unit_test(pace_settles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
