@@ -220,7 +220,7 @@ static void bench(imp_device *d, const char *spec, double ceiling)
                       .max_seq = 64,
                       .max_out = 64,
                       .max_ctx = 8192,
-                      .n_kv_block = 4096,
+                      .n_kv_block = s->n_layer > 40 ? 1024 : 4096, /* they would fill a GPU */
                       .kv_dtype = kv_type};
     imp_exec *x;
     imp_error err = {0};

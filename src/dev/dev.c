@@ -2,10 +2,12 @@
  *
  * Layout:  "cuda1" is the second GPU, "cpu" the same as "cpu0"; "cuda0+cpu0" fills the first and gives the rest to the
  *          second, "cuda0:20+cpu0" gives the first 20 layers to the one; "cuda0/cuda1" divides every layer between
- *          the two, and such a pair may stand wherever one device may. */
+ *          the two, and such a pair may stand wherever one device may;
+ *          "cuda0+cpu0:experts" leaves the experts of a mixture to the second. */
 #include "dev/dev.h"
 #include "dev/coreml/coreml.h"
 #include "dev/cuda/open.h"
+#include "dev/experts/experts.h"
 #include "dev/split/split.h"
 #include "dev/tensor/tensor.h"
 
@@ -99,9 +101,37 @@ static imp_status open_split(const char *spec, uint32_t n_thread, imp_device **o
     return s;
 }
 
+/* "cuda0+cpu0:experts" */
+static bool is_experts(const char *spec)
+{
+    static const char tail[] = ":experts";
+    size_t n = strlen(spec);
+    return n > sizeof tail - 1 && strcmp(spec + n - (sizeof tail - 1), tail) == 0;
+}
+
+static imp_status open_experts(const char *spec, uint32_t n_thread, imp_device **out, imp_error *err)
+{
+    char name[2][MAX_NAME];
+    imp_device *d[2];
+    const char *plus = strchr(spec, '+');
+    size_t n = (size_t)(plus - spec), rest = strlen(plus + 1) - strlen(":experts");
+    if (strchr(plus + 1, '+') != NULL || n >= MAX_NAME || rest >= MAX_NAME)
+        return imp_fail(err, IMP_INVALID,
+                        "\"%.60s\": experts lie on the second of two devices, as in cuda0+cpu0:experts",
+                        spec);
+    (void)snprintf(name[0], MAX_NAME, "%.*s", (int)n, spec);
+    (void)snprintf(name[1], MAX_NAME, "%.*s", (int)rest, plus + 1);
+    IMP_TRY(open_one(name[0], n_thread, &d[0], err));
+    imp_status s = open_one(name[1], n_thread, &d[1], err);
+    if (s == IMP_OK) return imp_dev_experts_open(d[0], d[1], out, err);
+    d[0]->ops->close(d[0]);
+    return s;
+}
+
 imp_status imp_dev_open(const char *name, uint32_t n_thread, imp_device **out, imp_error *err)
 {
     *out = NULL;
+    if (is_experts(name) && strchr(name, '+') != NULL) return open_experts(name, n_thread, out, err);
     return strchr(name, '+') != NULL ? open_split(name, n_thread, out, err)
                                      : open_divided(name, n_thread, out, err);
 }

@@ -39,15 +39,17 @@ typedef struct imp_batch {
     const imp_batch_seq *seq; /* [n_seq], covering all tokens in order */
     const uint32_t *out_row;  /* [n_out] rows that GATHER picks; unused when the graph pools */
     const float *input;       /* [n_tok][width] rows of a graph with an INPUT */
-    bool top; /* the rows stay on the device, which has ops.top: run gives none (*out NULL) */
+    bool top;                 /* the rows stay on the device, which has ops.top: run gives none (*out NULL) */
 } imp_batch;
 
 /* The best columns of a row: what most samplers need of it. */
 enum { IMP_DEV_TOP = 256 };
 typedef struct imp_dev_top {
     uint32_t n; /* IMP_DEV_TOP, or fewer: then all columns that are numbers */
-    double sum; /* of exp(value - the best one), within (columns + 64) * 2^-52 of itself; no number when the best is infinite */
-    const imp_token_prob *best; /* [n] columns and their values (in logprob): best first, equal ones by column */
+    double
+        sum; /* of exp(value - the best one), within (columns + 64) * 2^-52 of itself; no number when the best is infinite */
+    const imp_token_prob
+        *best; /* [n] columns and their values (in logprob): best first, equal ones by column */
 } imp_dev_top;
 
 typedef struct imp_dev_memory {
@@ -58,6 +60,13 @@ typedef struct imp_dev_memory {
 } imp_dev_memory;
 
 struct imp_group; /* group.h */
+/* Rows of an OUTSIDE node: out[n_row][ldo] from a[n_row][lda] and b[n_row][ldb], all in host memory. */
+typedef imp_status (*imp_outside_fn)(void *ctx, uint32_t index, uint32_t n_row, const float *a, uint64_t lda,
+                                     const float *b, uint64_t ldb, float *out, uint64_t ldo, imp_error *err);
+typedef struct imp_outside {
+    imp_outside_fn fn; /* NULL: the graph has no such nodes */
+    void *ctx;
+} imp_outside;
 typedef struct imp_device imp_device;
 typedef struct imp_exec imp_exec;
 
@@ -125,6 +134,9 @@ typedef struct imp_device_ops {
     uint32_t same_rows;
     /* Tokens of the longest sequence it takes; NULL: any. */
     uint32_t (*max_ctx)(const imp_device *d);
+    /* Who computes the graph's OUTSIDE nodes; before the first run, which fails with what fn answers. NULL: the device runs
+     * no such graphs. */
+    void (*outside)(imp_exec *x, const imp_outside *o);
     /* member[0..n-1] are executables of devices of this kind whose graphs are the members of one (imp_graph_shard); from now
      * on their ALLREDUCE sum over all of them, and their runs come together, each by a thread of its own, between
      * imp_group_start of one and the next. Called for every rank before any runs. A run that the group gave up answers

@@ -465,6 +465,18 @@ imp_val imp_g_allreduce(imp_graph *g, imp_val x, uint32_t n_member)
     return g->n;
 }
 
+imp_val imp_g_outside(imp_graph *g, imp_val a, imp_val b, uint64_t width, uint32_t index)
+{
+    imp_val in[2] = {a, b};
+    if (!inputs_ok(g, IMP_OP_OUTSIDE, 2, in, 0, 0)) return 0;
+    if (at(g, a)->rows != at(g, b)->rows) return bad_pair(g, IMP_OP_OUTSIDE, a, b, "rows differ");
+    if (width == 0) return bad(g, IMP_OP_OUTSIDE, "rows without columns");
+    imp_node *n = append_op(g, IMP_OP_OUTSIDE, 2, in, at(g, a)->rows, width);
+    if (n == NULL) return 0;
+    n->u.outside.index = index;
+    return g->n;
+}
+
 /* ---- rows -------------------------------------------------------------------------------------- */
 
 imp_val imp_g_gather(imp_graph *g, imp_val x)

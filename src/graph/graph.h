@@ -36,7 +36,8 @@ typedef enum imp_rows { IMP_ROWS_TOK, IMP_ROWS_OUT, IMP_ROWS_SEQ, IMP_ROWS_NONE 
     X(GATHER, 1, 1)  /* rows batch->out_row -> [out][width] */                                               \
     X(POOL, 1, 1)    /* per sequence -> [seq][width] */                                                      \
     X(L2_NORM, 1, 1) /* x / max(|x|, eps) */                                                                 \
-    X(ALLREDUCE, 1, 1) /* the sum of x over the members of a divided graph, in their order; alone: x */
+    X(ALLREDUCE, 1, 1) /* the sum of x over the members of a divided graph, in their order; alone: x */      \
+    X(OUTSIDE, 2, 2)   /* a, b -> [rows of a][width]: what another executable makes of their rows */
 
 typedef enum imp_op {
 #define IMP_X(name, lo, hi) IMP_OP_##name,
@@ -120,6 +121,9 @@ typedef struct imp_node {
         struct {
             uint32_t n;
         } reduce; /* members */
+        struct {
+            uint32_t index;
+        } outside; /* which of the graph's */
     } u;
 } imp_node;
 
@@ -160,6 +164,7 @@ imp_val imp_g_gather(imp_graph *g, imp_val x);
 imp_val imp_g_pool(imp_graph *g, imp_val x, imp_pool_kind kind);
 imp_val imp_g_l2_norm(imp_graph *g, imp_val x);
 imp_val imp_g_allreduce(imp_graph *g, imp_val x, uint32_t n_member);
+imp_val imp_g_outside(imp_graph *g, imp_val a, imp_val b, uint64_t width, uint32_t index);
 /* The graph's result: exactly one (logits [out][vocab], or vectors [seq][dim]). */
 void imp_g_output(imp_graph *g, imp_val x);
 
@@ -181,6 +186,12 @@ imp_val imp_graph_cut(const imp_graph *g, uint32_t n_layer);
  * names them). It borrows names, weights and tables from g, which must outlive it. */
 IMP_MUST_USE imp_status imp_graph_piece(const imp_graph *g, imp_val from, imp_val to, imp_graph **out,
                                         imp_error *err);
+/* ---- without its experts, which another device computes (experts.c) ---- */
+uint32_t imp_graph_n_experts(const imp_graph *g); /* MOE nodes */
+/* g with an OUTSIDE in place of every MOE, numbered from 0. Borrows as imp_graph_piece. */
+IMP_MUST_USE imp_status imp_graph_without_experts(const imp_graph *g, imp_graph **out, imp_error *err);
+/* MOE number i alone: INPUT rows are its input and then its router's logits; all rows are the output. Borrows, too. */
+IMP_MUST_USE imp_status imp_graph_experts(const imp_graph *g, uint32_t i, imp_graph **out, imp_error *err);
 /* ---- divided, for equal devices that compute every layer together (shard.c) ---- */
 enum { IMP_SHARD_MAX = 8 };
 typedef struct imp_shard_heads {

@@ -15,6 +15,7 @@ static const char *const OP_NAME[IMP_N_OP] = {
     [IMP_OP_ATTN] = "attn",         [IMP_OP_MOE] = "moe",
     [IMP_OP_GATHER] = "gather",     [IMP_OP_POOL] = "pool",
     [IMP_OP_L2_NORM] = "l2_norm",   [IMP_OP_ALLREDUCE] = "allreduce",
+    [IMP_OP_OUTSIDE] = "outside",
 };
 static const char *const ACT_NAME[] = {"silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid"};
 static const char *const BY_NAME[] = {"token", "position", "type"};
@@ -79,6 +80,7 @@ static void print_attr(const imp_node *n, imp_buf *out)
                     n->u.moe.norm_topk ? " normalised" : "");
         break;
     case IMP_OP_ALLREDUCE: imp_buf_fmt(out, " of %u", n->u.reduce.n); break;
+    case IMP_OP_OUTSIDE: imp_buf_fmt(out, " number %u", n->u.outside.index); break;
     case IMP_OP_POOL: imp_buf_fmt(out, " %s", POOL_NAME[n->u.pool.kind]); break;
     default: break;
     }

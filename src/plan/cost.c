@@ -37,6 +37,7 @@ static bool describe(const imp_graph *g, const imp_node *n, imp_cost_item *it)
     case IMP_OP_WEIGHT:
     case IMP_OP_INPUT:
     case IMP_OP_ALLREDUCE:
+    case IMP_OP_OUTSIDE:
     case IMP_OP_SLICE: return false;
     case IMP_OP_EMBED: it->dtype = weight_of(g, n->in[0])->dtype; break;
     case IMP_OP_LINEAR:

@@ -1,5 +1,6 @@
 /* tests/dev/split.c - a model on several devices gives what one device gives, bit for bit; and what is refused. */
 #include "common.h"
+#include "dev/experts/experts.h"
 #include "dev/split/split.h"
 #include "kern/kv.h"
 
@@ -11,7 +12,8 @@ static const tiny models[] = {
     {.n_layer = 3, .dtype = IMP_F16, .n_expert = 6, .n_used = 2},
 };
 static const imp_dtype kv_of[IMP_COUNT(models)] = {IMP_F16, IMP_Q8_0, IMP_F32, IMP_Q4_0, IMP_F16};
-static const char *const splits[] = {"cpu:1+cpu", "cpu0:2+cpu0", "cpu:1+cpu:1+cpu", "cpu:99+cpu"};
+static const char *const splits[] = {"cpu:1+cpu", "cpu0:2+cpu0", "cpu:1+cpu:1+cpu", "cpu:99+cpu",
+                                     "cpu+cpu:experts"};
 enum { N_SEQ = 3, LEN = 100, BLOCKS = 2 };
 
 typedef struct fixture {
@@ -188,6 +190,9 @@ static void test_refused(void **state)
         {"cpu:1+", "there is no device \"\""},
         {"+cpu", "there is no device \"\""},
         {"cpu:1+tpu", "there is no device \"tpu\""},
+        {"cpu:experts", "there is no device"},
+        {"cpu+cpu+cpu:experts", "on the second of two devices"},
+        {"cpu+tpu:experts", "there is no device \"tpu\""},
         {"cpu1", "there is no device \"cpu1\""},
         {"cpu0x", "there is no device \"cpu0x\""},
         {"cpu:1+cpu:1+cpu:1+cpu:1+cpu:1+cpu:1+cpu:1+cpu:1+cpu", "at most 8"},
@@ -198,6 +203,48 @@ static void test_refused(void **state)
         assert_int_not_equal(imp_dev_open(bad[i].spec, 1, &d, &err), IMP_OK);
         if (strstr(err.text, bad[i].says) == NULL) fail_msg("%s: %s", bad[i].spec, err.text);
     }
+}
+
+/* The device with the experts fails: the step fails with its reason, the next one goes well. */
+static int g_fail;
+static imp_status (*g_run)(imp_exec *, const imp_batch *, const float **, imp_error *);
+static imp_status failing_run(imp_exec *x, const imp_batch *b, const float **out, imp_error *err)
+{
+    if (g_fail-- == 0) return imp_fail(err, IMP_DEVICE, "the experts failed");
+    return g_run(x, b, out, err);
+}
+
+static void test_experts_fail(void **state)
+{
+    (void)state;
+    fixture f = setup(4);
+    imp_error err = {0};
+    imp_device_ops ops;
+    imp_device *first = open_dev("cpu", 2), *second = open_dev("cpu", 2), *d;
+    ops = *second->ops;
+    g_run = ops.run;
+    ops.run = failing_run;
+    second->ops = &ops;
+    assert_int_equal(imp_dev_experts_open(first, second, &d, &err), IMP_OK);
+    assert_string_equal(d->name, "cpu0+cpu0:experts");
+    imp_exec *x = compile(d, f.g, test_limits(f.kv));
+    char text[96];
+    d->ops->ran_on(x, text, sizeof text);
+    assert_string_equal(text, "experts of 3 layers on cpu0, the rest on cpu0");
+    g_fail = 1000000;
+    float *want = whole_run(&f, x, 0);
+    steps s;
+    batch_clear(&s);
+    batch_add(&s, f.text[0], 0, 70, f.blocks);
+    const float *out;
+    g_fail = 3;
+    assert_int_equal(d->ops->run(x, &s.b, &out, &err), IMP_DEVICE);
+    assert_string_equal(err.text, "the experts failed");
+    g_fail = 1000000;
+    expect_same(whole_run(&f, x, 0), want, LEN * N_SEQ * N_VOCAB, "after the failure");
+    d->ops->exec_free(x);
+    d->ops->close(d);
+    teardown(&f);
 }
 
 /* Graphs without a cache run whole on the last device. */
@@ -223,8 +270,9 @@ static void test_vectors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_hand_over), cmocka_unit_test(test_fill),
-        cmocka_unit_test(test_refused),   cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_hand_over),
+        cmocka_unit_test(test_fill),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_vectors),   cmocka_unit_test(test_experts_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,7 @@
  *         steps multiply in bf16). stories260K: the CPU's tokens, greedily, 200 of them. */
 #ifndef CUDA_DEVICE /* another number of GPUs: cuda_pair.c */
 #define CUDA_DEVICE    "cuda"
-#define GOLDEN_DEVICES "cuda"
+#define GOLDEN_DEVICES "cuda", "cuda0+cpu0:experts"
 #endif
 #define GOLDEN_BOUND(path, exact) cuda_bound(path, exact)
 #define main                      golden_main

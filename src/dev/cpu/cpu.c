@@ -141,6 +141,7 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
     cpu_step s = {.x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_share = 1};
     uint64_t work = 0;
+    x->outside_status = IMP_OK;
     for (int i = 0; i < 3; i++) work += s.n_row[i] * x->row_work[i];
     if (work < d->alone_work || d->n_thread == 1) {
         for (uint32_t i = 0; i < x->n_phase; i++) run_share(&s, i, 0, 0);
@@ -152,6 +153,10 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
         imp_mutex_unlock(d->lock);
     }
     if (x->group != NULL) IMP_TRY(imp_group_state(x->group, err));
+    if (x->outside_status != IMP_OK) {
+        *err = x->outside_err;
+        return x->outside_status;
+    }
     *out = imp_cpu_row(x->out, 0);
     return IMP_OK;
 }
@@ -228,6 +233,11 @@ static imp_status cpu_join(imp_exec *const *member, uint32_t n, uint32_t rank, i
     return imp_group_reserve(g, x->graph, &x->lim, err);
 }
 
+static void cpu_outside(imp_exec *x, const imp_outside *o)
+{
+    ((cpu_exec *)x)->outside = *o;
+}
+
 static const imp_device_ops CPU_OPS = {
     .kind = "cpu",
     .refuses = cpu_refuses,
@@ -241,6 +251,7 @@ static const imp_device_ops CPU_OPS = {
     .kv_import = cpu_kv_import,
     .value = cpu_value,
     .join = cpu_join,
+    .outside = cpu_outside,
     .same_rows = UINT32_MAX,
 };
 

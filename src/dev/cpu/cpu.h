@@ -124,6 +124,9 @@ struct cpu_exec {
     imp_limits lim;
     struct imp_group *group; /* borrowed; of a divided graph; NULL: alone */
     uint32_t rank;
+    imp_outside outside;
+    imp_status outside_status; /* of this run */
+    imp_error outside_err;
     imp_arena *arena; /* ops, tables */
     cpu_op *op;       /* [n_op] */
     uint32_t n_op;
@@ -202,6 +205,7 @@ IMP_CPU_RUN(glu);
 IMP_CPU_RUN(copy);
 IMP_CPU_RUN(gather);
 IMP_CPU_RUN(allreduce);
+IMP_CPU_RUN(outside);
 IMP_CPU_RUN(pool);
 IMP_CPU_RUN(rope_table);
 IMP_CPU_RUN(rope);

@@ -444,6 +444,18 @@ static void emit_allreduce(lower *l, imp_val v)
     l->view[v] = op->out;
 }
 
+static void emit_outside(lower *l, imp_val v)
+{
+    const imp_node *n = node(l, v);
+    cpu_op *op = new_op(l, n, CPU_OWN);
+    op->run = imp_cpu_run_outside;
+    add_in(op, l->view[n->in[0]]);
+    add_in(op, l->view[n->in[1]]);
+    schedule(l, op);
+    set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
+    l->view[v] = op->out;
+}
+
 static void emit_attn(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
@@ -627,6 +639,7 @@ static void emit_node(lower *l, imp_val v)
     case IMP_OP_ATTN: emit_attn(l, v); break;
     case IMP_OP_MOE: emit_moe(l, v); break;
     case IMP_OP_ALLREDUCE: emit_allreduce(l, v); break;
+    case IMP_OP_OUTSIDE: emit_outside(l, v); break;
     case IMP_N_OP: return;
     }
     if (l->status != IMP_OK) return;

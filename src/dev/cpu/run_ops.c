@@ -133,6 +133,21 @@ IMP_CPU_RUN(allreduce)
         memcpy(y, x, n * sizeof *x);
 }
 
+/* in 0, in 1: a, b. One share, the others wait: another device works. */
+IMP_CPU_RUN(outside)
+{
+    (void)ith;
+    cpu_exec *x = s->x;
+    if (part.share != 0 || x->outside_status != IMP_OK) return;
+    const cpu_view *a = &op->in[0], *b = &op->in[1];
+    x->outside_status =
+        x->outside.fn == NULL
+            ? imp_fail(&x->outside_err, IMP_INTERNAL, "nobody computes %s", op->node->name)
+            : x->outside.fn(x->outside.ctx, op->node->u.outside.index, s->n_row[op->rows], imp_cpu_row(*a, 0),
+                            a->stride / sizeof(float), imp_cpu_row(*b, 0), b->stride / sizeof(float),
+                            imp_cpu_row(op->out, 0), op->out.stride / sizeof(float), &x->outside_err);
+}
+
 IMP_CPU_RUN(pool)
 {
     (void)ith;

@@ -90,6 +90,7 @@ static void free_exec(cuda_device *d, cuda_exec *x)
     if (x->top != NULL) (void)cu->host_free(x->top);
     if (x->input != NULL) (void)cu->host_free(x->input);
     if (x->stop != NULL) (void)cu->host_free(x->stop);
+    if (x->outside_rows != NULL) (void)cu->host_free(x->outside_rows);
     imp_arena_free(x->arena);
     imp_sys_free(x);
 }
@@ -129,7 +130,7 @@ static imp_status cuda_plan(imp_device *base, const imp_graph *g, const imp_limi
                             .kv = x->kv_bytes,
                             .scratch = x->scratch_bytes,
                             .other = sizeof *x + imp_arena_bytes(x->arena) + x->meta_bytes + x->out_bytes +
-                                     x->input_bytes + x->top_out_bytes};
+                                     x->input_bytes + x->top_out_bytes + x->outside_bytes};
     imp_arena_free(x->arena);
     imp_sys_free(x);
     return IMP_OK;
@@ -145,6 +146,8 @@ static cu_result allocate(cuda_device *d, cuda_exec *x)
     if (r == CU_OK) r = cu->host_alloc((void **)&x->result, IMP_MAX(x->out_bytes, 16), 0);
     if (r == CU_OK && x->top_out_bytes > 0) r = cu->host_alloc((void **)&x->top, x->top_out_bytes, 0);
     if (r == CU_OK && x->input_bytes > 0) r = cu->host_alloc((void **)&x->input, x->input_bytes, 0);
+    if (r == CU_OK && x->outside_bytes > 0)
+        r = cu->host_alloc((void **)&x->outside_rows, x->outside_bytes, 0);
     if (r == CU_OK && x->n_member > 0) r = cu->host_alloc((void **)&x->stop, 16, 1 /* every context's */);
     if (r == CU_OK) r = cu->event_new(&x->begin, 0);
     if (r == CU_OK) r = cu->event_new(&x->end, 0);
@@ -377,6 +380,11 @@ static void cuda_close(imp_device *base)
     imp_sys_free(d);
 }
 
+static void cuda_outside(imp_exec *x, const imp_outside *o)
+{
+    ((cuda_exec *)x)->outside = *o;
+}
+
 static const imp_device_ops CUDA_OPS = {
     .kind = "cuda",
     .refuses = cuda_refuses,
@@ -394,6 +402,7 @@ static const imp_device_ops CUDA_OPS = {
     .lost = cuda_lost,
     .mem_free = cuda_mem_free,
     .join = imp_cuda_join,
+    .outside = cuda_outside,
     .kv_stage = imp_cuda_kv_stage,
     .kv_stage_free = imp_cuda_kv_stage_free,
     .kv_staged = imp_cuda_kv_staged,

@@ -131,7 +131,8 @@ typedef enum cuda_kind {
     CUDA_MOE,
     CUDA_GATHER,
     CUDA_POOL,
-    CUDA_REDUCE
+    CUDA_REDUCE,
+    CUDA_OUTSIDE
 } cuda_kind;
 
 typedef struct cuda_op {
@@ -197,6 +198,10 @@ typedef struct cuda_exec {
     uint64_t last_ns;
     cuda_captured captured[CUDA_N_GRAPH];
     uint64_t clock;
+    /* OUTSIDE nodes: rows on their way to the host and back, pinned. */
+    imp_outside outside;
+    float *outside_rows;
+    uint64_t outside_bytes;
     /* A member of a divided graph: n_member 0, none. */
     uint32_t n_member, rank, epoch;
     uint64_t piece_at, piece_bytes; /* scratch: cu_kv_piece of every layer's keys and values, for kv_move */

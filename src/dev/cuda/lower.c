@@ -421,6 +421,19 @@ static void emit_input(lower *l, imp_val v)
     l->x->n_op++;
 }
 
+static void emit_outside(lower *l, imp_val v)
+{
+    const imp_node *n = node(l, v);
+    uint64_t rows = imp_dev_max_rows(&l->x->lim, n->rows), width = n->width;
+    cuda_op *op = new_op(l, CUDA_OUTSIDE, v);
+    for (uint32_t i = 0; i < 2; i++) width += node(l, n->in[i])->width;
+    l->x->outside_bytes = IMP_MAX(l->x->outside_bytes, rows * width * sizeof(float));
+    op->a = use(l, n->in[0]);
+    op->b = use(l, n->in[1]);
+    make(l, op, v);
+    l->x->n_op++;
+}
+
 static void emit_reduce(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
@@ -472,6 +485,7 @@ static void emit(lower *l, imp_val v)
     case IMP_OP_ATTN: emit_attn(l, v); break;
     case IMP_OP_MOE: emit_moe(l, v); break;
     case IMP_OP_ALLREDUCE: emit_reduce(l, v); break;
+    case IMP_OP_OUTSIDE: emit_outside(l, v); break;
     case IMP_OP_GATHER: emit_simple(l, v, CUDA_GATHER); break;
     case IMP_OP_POOL: emit_simple(l, v, CUDA_POOL); break;
     default: break;

@@ -20,7 +20,9 @@ typedef struct step {
     imp_val h_val; /* the value that h[h_cur] holds */
     uint32_t h_kind, h_cur, h_ld;
     bool capturing, given_up; /* a member of a divided graph: the others are not coming */
-    bool padded;              /* the next product's x has zeros up to a multiple of 4 */
+    imp_status outside;       /* what an OUTSIDE node came to */
+    imp_error *err;
+    bool padded; /* the next product's x has zeros up to a multiple of 4 */
 } step;
 
 static cu_mem at(const step *s, cuda_loc l)
@@ -724,6 +726,36 @@ cu_result imp_cuda_row(cuda_device *d, cuda_exec *x, uint32_t row)
     return r == CU_OK ? done : r;
 }
 
+/* Rows between the device and dense rows on the host. */
+static void rows_of(step *s, cuda_loc l, uint32_t m, uint64_t width, float *host, bool out)
+{
+    const cu_driver *cu = s->d->cu;
+    uint32_t n = l.ld == width ? 1 : m; /* at once, or row by row */
+    uint64_t bytes = (l.ld == width ? m * width : width) * 4;
+    for (uint32_t r = 0; r < n && s->r == CU_OK; r++, host += width) {
+        cu_mem p = at(s, l) + (uint64_t)r * l.ld * 4;
+        s->r = out ? cu->to_host(host, p, bytes, s->d->stream) : cu->to_device(p, host, bytes, s->d->stream);
+    }
+    s->d->after_copy = true;
+}
+
+static void outside(step *s, const cuda_op *op)
+{
+    cuda_exec *x = s->x;
+    uint32_t m = s->n_row[op->rows];
+    uint64_t wa = imp_graph_node(x->graph, op->node->in[0])->width,
+             wb = imp_graph_node(x->graph, op->node->in[1])->width;
+    float *a = x->outside_rows, *b = a + m * wa, *y = b + m * wb;
+    rows_of(s, op->a, m, wa, a, true);
+    rows_of(s, op->b, m, wb, b, true);
+    if (s->r == CU_OK) s->r = s->d->cu->stream_sync(s->d->stream);
+    if (s->r != CU_OK) return;
+    s->outside = x->outside.fn == NULL ? imp_fail(s->err, IMP_INTERNAL, "nobody computes %s", op->node->name)
+                                       : x->outside.fn(x->outside.ctx, op->node->u.outside.index, m, a, wa, b,
+                                                       wb, y, op->width, s->err);
+    if (s->outside == IMP_OK) rows_of(s, op->out, m, op->width, y, false);
+}
+
 /* Everything from the batch's way in to the result's way out, onto the stream. */
 static void enqueue(step *s)
 {
@@ -732,7 +764,7 @@ static void enqueue(step *s)
     if (s->r == CU_OK) s->r = cu->to_device(x->scratch + x->meta_at, x->meta, s->n_meta * 4, s->d->stream);
     s->h_val = 0;
     s->d->after_copy = true;
-    for (uint32_t i = 0; i < x->n_op && s->r == CU_OK && !s->given_up; i++) {
+    for (uint32_t i = 0; i < x->n_op && s->r == CU_OK && !s->given_up && s->outside == IMP_OK; i++) {
         const cuda_op *op = &x->op[i];
         if (s->n_row[op->rows] == 0) continue;
         switch (op->kind) {
@@ -744,6 +776,7 @@ static void enqueue(step *s)
         case CUDA_MOE: moe(s, op); break;
         case CUDA_POOL: pool(s, op); break;
         case CUDA_REDUCE: reduce(s, op); break;
+        case CUDA_OUTSIDE: outside(s, op); break;
         default: row_op(s, op);
         }
     }
@@ -798,7 +831,7 @@ static void choose_shape(step *s, bool *decode)
 {
     const imp_batch *b = s->b;
     uint32_t len = 0;
-    *decode = !s->x->has_uncached && s->x->has_cached && b->n_tok <= 256;
+    *decode = !s->x->has_uncached && s->x->has_cached && s->x->outside_bytes == 0 && b->n_tok <= 256;
     for (uint32_t i = 0; i < b->n_seq; i++) {
         len = IMP_MAX(len, b->seq[i].n_past + b->seq[i].n_tok);
         s->longest = IMP_MAX(s->longest, b->seq[i].n_tok);
@@ -817,7 +850,7 @@ imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_e
 {
     const cu_driver *cu = d->cu;
     bool out = imp_graph_node(x->graph, imp_graph_output(x->graph))->rows == IMP_ROWS_OUT;
-    step s = {.d = d, .x = x, .b = b, .n_row = {b->n_tok, out ? b->n_out : 0, b->n_seq}};
+    step s = {.d = d, .x = x, .b = b, .err = err, .n_row = {b->n_tok, out ? b->n_out : 0, b->n_seq}};
     bool decode;
     choose_shape(&s, &decode);
     fill_meta(&s);
@@ -838,6 +871,7 @@ imp_status imp_cuda_step(cuda_device *d, cuda_exec *x, const imp_batch *b, imp_e
     cu_result done = cu->stream_sync(d->stream);
     if (s.r == CU_OK) s.r = done;
     if (s.r != CU_OK) return imp_cuda_fail(d, s.r, "a step", err);
+    if (s.outside != IMP_OK) return s.outside;
     if (x->n_member > 0) IMP_TRY(imp_cuda_member_end(d, x, err));
     float ms = 0;
     x->last_ns = cu->event_ms(&ms, x->begin, x->end) == CU_OK ? (uint64_t)((double)ms * 1e6) : 0;

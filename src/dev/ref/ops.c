@@ -347,6 +347,18 @@ static void allreduce(const ref_step *s, imp_val v, const imp_node *n)
         memcpy(row_of(s, v, 0), x, total * sizeof(float));
 }
 
+static void outside(const ref_step *s, imp_val v, const imp_node *n)
+{
+    ref_exec *x = s->x;
+    if (x->outside_status != IMP_OK) return;
+    x->outside_status =
+        x->outside.fn == NULL
+            ? imp_fail(&x->outside_err, IMP_INTERNAL, "nobody computes %s", n->name)
+            : x->outside.fn(x->outside.ctx, n->u.outside.index, imp_ref_n_row(s, n->rows),
+                            row_of(s, n->in[0], 0), node(s, n->in[0])->width, row_of(s, n->in[1], 0),
+                            node(s, n->in[1])->width, row_of(s, v, 0), n->width, &x->outside_err);
+}
+
 void imp_ref_node(const ref_step *s, imp_val v)
 {
     static void (*const run[IMP_N_OP])(const ref_step *, imp_val, const imp_node *) = {
@@ -369,6 +381,7 @@ void imp_ref_node(const ref_step *s, imp_val v)
         [IMP_OP_POOL] = pool,
         [IMP_OP_L2_NORM] = l2_norm,
         [IMP_OP_ALLREDUCE] = allreduce,
+        [IMP_OP_OUTSIDE] = outside,
     };
     const imp_node *n = node(s, v);
     if (run[n->op] != NULL) run[n->op](s, v, n);

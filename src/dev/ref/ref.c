@@ -154,7 +154,12 @@ static imp_status ref_run(imp_exec *base, const imp_batch *b, const float **out,
     *out = NULL;
     IMP_TRY(imp_dev_check_batch(x->graph, &x->lim, b, err));
     ref_step s = {.x = x, .b = b};
+    x->outside_status = IMP_OK;
     for (imp_val v = 1; v <= imp_graph_n(x->graph); v++) imp_ref_node(&s, v);
+    if (x->outside_status != IMP_OK) {
+        *err = x->outside_err;
+        return x->outside_status;
+    }
     if (x->group != NULL) IMP_TRY(imp_group_state(x->group, err));
     *out = x->value[imp_graph_output(x->graph)];
     return IMP_OK;
@@ -237,6 +242,11 @@ static imp_status ref_join(imp_exec *const *member, uint32_t n, uint32_t rank, i
     return imp_group_reserve(g, x->graph, &x->lim, err);
 }
 
+static void ref_outside(imp_exec *x, const imp_outside *o)
+{
+    ((ref_exec *)x)->outside = *o;
+}
+
 static const imp_device_ops REF_OPS = {
     .kind = "ref",
     .refuses = ref_refuses,
@@ -250,6 +260,7 @@ static const imp_device_ops REF_OPS = {
     .kv_import = ref_kv_import,
     .value = ref_value,
     .join = ref_join,
+    .outside = ref_outside,
     .same_rows = UINT32_MAX,
 };
 

@@ -10,6 +10,9 @@ typedef struct ref_exec {
     imp_limits lim;
     struct imp_group *group; /* borrowed; of a divided graph; NULL: alone */
     uint32_t rank;
+    imp_outside outside;
+    imp_status outside_status; /* of this run */
+    imp_error outside_err;
     float **value; /* [n + 1]: the rows of node v, [max rows][width], owned; NULL for weights */
     float *
         kv; /* owned: [layer][k|v][block][IMP_KV_BLOCK][width of the layer], what the cache's type makes of it */
