@@ -84,6 +84,7 @@ typedef struct imp_engine_config {
     int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
     int speculate; /* guess tokens ahead: 0: where that changes no answer, 1: also elsewhere, -1: never */
+    uint32_t max_lora_rank; /* room for adapters that come while a model is loaded; 0: as those that are known need */
     const char *db_path; /* calibration, what was learned, explanations; NULL: nothing is kept */
     /* Folder where computed beginnings of prompts are kept for the next start, and how much at most; NULL or 0: nowhere. The
      * folder holds what prompts said. */
@@ -311,6 +312,43 @@ IMP_MUST_USE imp_status imp_constraint_new(imp_model *m, imp_constraint_kind kin
                                            imp_constraint **out, imp_error *err);
 void imp_constraint_free(imp_constraint *c); /* requests that use it go on; NULL is allowed */
 
+/* ---- adapters: low-rank additions to a model (LoRA), chosen by each request ------------------- */
+
+typedef struct imp_adapter imp_adapter;
+typedef struct imp_adapter_use {
+    imp_adapter *adapter;
+    float scale;
+} imp_adapter_use;
+
+typedef struct imp_adapter_source {
+    const char *name; /* what requests call it; no model may be called so */
+    const char *path; /* GGUF file, folder with adapter_config.json, or a .safetensors file in it */
+    const char *base; /* the model's name; NULL: each model that is loaded */
+    float scale;      /* for requests that do not say; 1 is usual */
+    bool always;      /* for every request that names no adapter */
+} imp_adapter_source;
+/* Make an adapter known. It is loaded with its model, or at once when that is loaded already: FORMAT or UNSUPPORTED say why
+ * the file cannot be used or does not belong to the model, NO_FIT that memory is short. INVALID: the name is taken. */
+IMP_MUST_USE imp_status imp_engine_add_adapter(imp_engine *e, const imp_adapter_source *s, imp_error *err);
+/* Not given to new requests any more; those that use it go on. NOT_FOUND. */
+IMP_MUST_USE imp_status imp_engine_remove_adapter(imp_engine *e, const char *name, imp_error *err);
+
+typedef struct imp_adapter_info {
+    char name[128], base[256]; /* base "": each model */
+    uint32_t id;               /* its number among the adapters of its model; stays while it is known */
+    float scale;
+    uint32_t rank;  /* 0: not loaded */
+    uint64_t bytes; /* of memory */
+    uint32_t n_waiting, n_running;
+    int64_t created; /* Unix seconds */
+} imp_adapter_info;
+/* Those that are known, in the order in which they came; imp_free *out. NOMEM. */
+IMP_MUST_USE imp_status imp_engine_adapters(imp_engine *e, imp_adapter_info **out, size_t *n);
+/* A loaded adapter of m by name, or by number when name is NULL; *scale its own. NULL: there is none. The reference goes
+ * with imp_adapter_unref. */
+imp_adapter *imp_model_adapter(imp_model *m, const char *name, uint32_t id, float *scale);
+void imp_adapter_unref(imp_adapter *a); /* NULL is allowed */
+
 typedef enum imp_request_kind {
     IMP_REQUEST_GENERATE, /* tokens in, text out */
     IMP_REQUEST_EMBED,    /* n_input texts in, one vector each out */
@@ -393,6 +431,9 @@ typedef struct imp_request {
     uint64_t client;  /* whose request it is (a number for each API key): clients take turns; 0: nobody's */
     uint64_t
         cache_scope; /* beginnings of prompts are shared only with requests of the same scope; 0 is one of them */
+    const imp_adapter_use *lora; /* [n_lora] adapters of this model, added up; borrowed as all else is */
+    size_t n_lora;
+    bool no_lora; /* also none of those that are always used */
 } imp_request;
 
 /* INVALID / TOO_LARGE (the prompt does not fit the context; err names the counts) / BUSY / UNSUPPORTED: refused,

@@ -11,6 +11,9 @@ imp_status imp_dev_check_limits(const imp_graph *g, const imp_limits *lim, imp_e
     if (imp_graph_node(g, imp_graph_output(g))->rows == IMP_ROWS_OUT && lim->max_out == 0) {
         return imp_fail(err, IMP_INVALID, "max_out must be at least 1 for a graph with output rows");
     }
+    if (lim->lora_rank > IMP_MAX_LORA_RANK)
+        return imp_fail(err, IMP_INVALID, "lora_rank is %u, the limit is %d", lim->lora_rank,
+                        IMP_MAX_LORA_RANK);
     if (imp_graph_n_kv_layer(g) == 0) return IMP_OK;
     if (lim->n_kv_block == 0)
         return imp_fail(err, IMP_INVALID, "the graph has a KV cache: n_kv_block must be at least 1");
@@ -53,6 +56,32 @@ int64_t imp_dev_embed_row(const imp_node *n, const imp_batch *b, uint32_t t)
     return -1;
 }
 
+static imp_status check_uses(const imp_graph *g, const imp_limits *lim, const imp_batch_seq *s, uint32_t i,
+                             imp_error *err)
+{
+    for (uint32_t k = 0; k < s->n_use; k++)
+        if (!imp_adapter_is_for(s->use[k].adapter, g))
+            return imp_fail(err, IMP_INVALID, "sequence %u has an adapter of another model", i);
+    if (imp_adapter_ranks(s->use, s->n_use) > lim->lora_rank)
+        return imp_fail(err, IMP_INVALID, "the adapters of sequence %u have %llu columns, the limit is %u", i,
+                        (unsigned long long)imp_adapter_ranks(s->use, s->n_use), lim->lora_rank);
+    return IMP_OK;
+}
+
+uint32_t imp_dev_seq_of_row(const imp_batch *b, imp_rows rows, uint32_t r)
+{
+    uint32_t t = rows == IMP_ROWS_OUT ? b->out_row[r] : r, lo = 0, hi = b->n_seq;
+    if (rows == IMP_ROWS_SEQ) return r;
+    while (hi - lo > 1) { /* the last sequence that begins at or before t */
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (b->seq[mid].first_tok <= t)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 static imp_status check_seq(const imp_graph *g, const imp_limits *lim, const imp_batch_seq *s,
                             uint32_t first_tok, uint32_t i, imp_error *err)
 {
@@ -63,6 +92,7 @@ static imp_status check_seq(const imp_graph *g, const imp_limits *lim, const imp
         return imp_fail(err, IMP_INVALID, "sequence %u of the batch would reach %llu tokens, the limit is %u",
                         i, (unsigned long long)s->n_past + s->n_tok, lim->max_ctx);
     }
+    IMP_TRY(check_uses(g, lim, s, i, err));
     if (imp_graph_n_kv_layer(g) == 0) {
         return s->n_past == 0
                    ? IMP_OK

@@ -10,7 +10,7 @@
 #ifndef IMP_DEV_H
 #define IMP_DEV_H
 
-#include "graph/graph.h"
+#include "graph/adapter.h"
 
 enum { IMP_KV_BLOCK = 64 }; /* tokens */
 
@@ -21,6 +21,7 @@ typedef struct imp_limits {
     uint32_t max_ctx;    /* tokens a sequence may reach (encoders: longest input) */
     uint32_t n_kv_block; /* 0 for graphs without a cache */
     imp_dtype kv_dtype;  /* f32, f16, q8_0, or q4_0: rotated 4-bit keys with q8_0 values (kern/kv.h) */
+    uint32_t lora_rank;  /* columns that the adapters of a row may have together; 0: there are no adapters */
     bool keep; /* every value of a step stays readable behind it (ops.value); takes far more scratch */
 } imp_limits;
 
@@ -29,6 +30,8 @@ typedef struct imp_batch_seq {
     uint32_t n_past;           /* tokens already in the cache; position i of the sequence is n_past + i */
     const uint32_t
         *block; /* block table: ceil((n_past + n_tok) / IMP_KV_BLOCK) entries; NULL without a cache */
+    const imp_adapter_use *use; /* [n_use] adapters of its rows (adapter.h) */
+    uint32_t n_use;
 } imp_batch_seq;
 
 typedef struct imp_batch {
@@ -76,6 +79,7 @@ typedef struct imp_device_ops {
     /* Of graphs with a cache it computes keys and values alone: a step's sequences begin at position 0, each in one piece, and
      * n_out is 0. Another device takes the cache over, computes the prompt's last token and generates. */
     bool prefill_only;
+    bool adapters; /* it computes adapters where limits.lora_rank is not 0 */
     /* NULL: the device runs this node; else why not (a fixed string). */
     const char *(*refuses)(const imp_device *d, const imp_graph *g, imp_val v);
     imp_status (*plan)(imp_device *d, const imp_graph *g, const imp_limits *lim, imp_dev_memory *out,

@@ -159,6 +159,7 @@ struct imp_net_source {
     imp_map *map; /* canonical name -> index of entry */
     imp_entry *entry;
     uint32_t n_entry;
+    const imp_arch *arch; /* once it is indexed */
 };
 
 IMP_MUST_USE imp_status imp_source_open(const char *path, imp_net_source **out, imp_error *err);
@@ -171,6 +172,9 @@ imp_entry *imp_source_find(imp_net_source *src, const imp_arch *a, const char *k
 /* How the file would spell it (for messages). */
 void imp_source_spell(const imp_net_source *src, const imp_arch *a, const char *key, int layer, int expert,
                       const char *suffix, char *out, size_t n_out);
+/* The way back: which neutral name and layer (-1: none) a weight's name without its suffix means, in GGUF's spelling or a
+ * folder's. false: none of this architecture's, or one of several experts'. */
+bool imp_source_name(const imp_arch *a, bool gguf, const char *name, const char **key, int *layer);
 /* Every tensor was used or is on the short list of those that change no result; else UNSUPPORTED names one. */
 IMP_MUST_USE imp_status imp_source_check_all_used(const imp_net_source *src, const imp_spec *s,
                                                   imp_error *err);

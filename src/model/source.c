@@ -51,20 +51,24 @@ void imp_source_close(imp_net_source *src)
     imp_sys_free(src);
 }
 
-/* The name without prefixes of wrapping classes, in the arena when it had to change. */
-static const char *canonical(imp_net_source *src, const imp_arch *a, const char *raw)
+/* The name without prefixes of wrapping classes. */
+static const char *without_prefix(const imp_arch *a, const char *raw)
 {
     static const char *const decoder_prefix[] = {"language_model.model.", "model.language_model.",
                                                  "language_model.", "model.", NULL};
     static const char *const encoder_prefix[] = {"bert.",       "roberta.", "distilbert.",
                                                  "nomic_bert.", "model.",   NULL};
     bool encoder = a->family != IMP_FAMILY_DECODER;
-    const char *s = raw;
-    for (const char *const *p = encoder ? encoder_prefix : decoder_prefix; *p; p++) {
-        if (!starts_with(s, *p)) continue;
-        s += strlen(*p);
-        break;
-    }
+    for (const char *const *p = encoder ? encoder_prefix : decoder_prefix; *p; p++)
+        if (starts_with(raw, *p)) return raw + strlen(*p);
+    return raw;
+}
+
+/* The same with the oldest spellings changed, in the arena when they had to be. */
+static const char *canonical(imp_net_source *src, const imp_arch *a, const char *raw)
+{
+    bool encoder = a->family != IMP_FAMILY_DECODER;
+    const char *s = without_prefix(a, raw);
     size_t n = strlen(s);
     bool gamma = encoder && ends_with(s, n, ".gamma"), beta = encoder && ends_with(s, n, ".beta");
     if (!gamma && !beta) return s;
@@ -95,6 +99,7 @@ imp_status imp_source_index(imp_net_source *src, const imp_arch *a, imp_error *e
     if (n == 0)
         return imp_fail(err, IMP_FORMAT, "the file holds no tensors: it is a vocabulary or metadata alone");
     if (n > UINT32_MAX) return imp_fail(err, IMP_TOO_LARGE, "the file lists too many tensors");
+    src->arch = a;
     src->map = imp_map_new((size_t)n);
     src->entry = imp_arena_array(src->arena, (size_t)n, sizeof *src->entry);
     if (!src->map || !src->entry) return imp_fail(err, IMP_NOMEM, "out of memory while listing tensors");
@@ -178,6 +183,47 @@ void imp_source_spell(const imp_net_source *src, const imp_arch *a, const char *
     for (size_t i = 0; i < IMP_COUNT(a->names) && a->names[i]; i++)
         for (const imp_name *row = a->names[i]; row->key; row++)
             if (strcmp(row->key, key) == 0 && expand(row->name, layer, expert, suffix, out, n_out)) return;
+}
+
+/* The number at *s, moved behind it; -1: there is none, or it is no layer's. */
+static int layer_at(const char **s)
+{
+    int n = -1;
+    for (; **s >= '0' && **s <= '9'; (*s)++) {
+        if (n > IMP_MAX_LAYER) return -1;
+        n = (n < 0 ? 0 : n) * 10 + (**s - '0');
+    }
+    return n < IMP_MAX_LAYER ? n : -1;
+}
+
+/* Is the name what the pattern says, with a layer for its one '#'? */
+static bool fits(const char *pattern, const char *name, int *layer)
+{
+    *layer = -1;
+    for (; *pattern; pattern++) {
+        if (*pattern == '#') {
+            if (*layer >= 0 || (*layer = layer_at(&name)) < 0) return false;
+        } else if (*name++ != *pattern) {
+            return false;
+        }
+    }
+    return *name == '\0';
+}
+
+bool imp_source_name(const imp_arch *a, bool gguf, const char *name, const char **key, int *layer)
+{
+    const char *s = without_prefix(a, name);
+    for (size_t i = 0; !gguf && i < IMP_COUNT(a->names) && a->names[i]; i++)
+        for (const imp_name *row = a->names[i]; row->key; row++)
+            if (fits(row->name, s, layer)) return *key = row->key, true;
+    *layer = -1;
+    if (gguf && starts_with(name, "blk.")) {
+        name += 4;
+        *layer = layer_at(&name);
+        if (*layer < 0 || *name++ != '.') return false;
+    }
+    *key = name;
+    return gguf;
 }
 
 /* Tensors that change no result of ours: buffers that are computed, heads of other tasks, a tied output's copy. */

@@ -23,6 +23,8 @@ typedef struct run {
     uint32_t block[RUN_N_BLOCK]; /* scattered on purpose */
     uint32_t n_past;
     uint64_t width;
+    const imp_adapter_use *use; /* [n_use] of the sequence */
+    uint32_t n_use;
 } run;
 
 static inline void check_ok(imp_status st, const imp_error *err)
@@ -30,7 +32,7 @@ static inline void check_ok(imp_status st, const imp_error *err)
     if (st != IMP_OK) fail_msg("%s: %s", imp_status_name(st), err->text);
 }
 
-static inline void run_open(run *r, const char *kind, const imp_graph *g)
+static inline void run_open_lora(run *r, const char *kind, const imp_graph *g, uint32_t lora_rank)
 {
     imp_error err = {0};
     *r = (run){0};
@@ -40,10 +42,16 @@ static inline void run_open(run *r, const char *kind, const imp_graph *g)
                       .max_out = 256,
                       .max_ctx = RUN_MAX_CTX,
                       .n_kv_block = imp_graph_n_kv_layer(g) ? RUN_N_BLOCK : 0,
+                      .lora_rank = lora_rank,
                       .kv_dtype = IMP_F32};
     check_ok(r->dev->ops->compile(r->dev, g, &lim, &r->x, &err), &err);
     for (uint32_t i = 0; i < RUN_N_BLOCK; i++) r->block[i] = (i * 5 + 3) % RUN_N_BLOCK;
     r->width = imp_graph_node(g, imp_graph_output(g))->width;
+}
+
+static inline void run_open(run *r, const char *kind, const imp_graph *g)
+{
+    run_open_lora(r, kind, g, 0);
 }
 
 static inline void run_close(run *r)
@@ -61,7 +69,8 @@ static inline const float *run_step(run *r, const int32_t *ids, uint32_t n, cons
     const float *out = NULL;
     assert_true(n <= 256);
     for (uint32_t i = 0; i < n; i++) pos[i] = (int32_t)(r->n_past + i);
-    imp_batch_seq seq = {.first_tok = 0, .n_tok = n, .n_past = r->n_past, .block = r->block};
+    imp_batch_seq seq = {
+        .first_tok = 0, .n_tok = n, .n_past = r->n_past, .block = r->block, .use = r->use, .n_use = r->n_use};
     imp_batch b = {
         .n_tok = n, .n_seq = 1, .n_out = n_rows, .token = ids, .pos = pos, .seq = &seq, .out_row = rows};
     check_ok(r->x->dev->ops->run(r->x, &b, &out, &err), &err);

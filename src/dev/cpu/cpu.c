@@ -31,6 +31,7 @@ static void free_exec(cpu_exec *x)
 {
     if (x == NULL) return;
     imp_phases_free(x->phases);
+    imp_phases_free(x->plain);
     imp_cpu_pack_release(x);
     imp_sys_pages_free(x->kv, x->kv_bytes);
     imp_sys_pages_free(x->scratch, x->scratch_bytes);
@@ -94,7 +95,9 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
     IMP_TRY(lower(d, g, lim, &x, err));
     if (x->kv_bytes > 0) x->kv = imp_sys_pages(x->kv_bytes);
     x->scratch = imp_sys_pages(x->scratch_bytes);
-    if (imp_phases_new(x->n_phase, CPU_MAX_SHARES * d->n_thread, &x->phases) != IMP_OK) {
+    uint32_t max_share = CPU_MAX_SHARES * d->n_thread;
+    if (imp_phases_new(x->n_phase, max_share, &x->phases) != IMP_OK ||
+        (x->n_plain > 0 && imp_phases_new(x->n_plain, max_share, &x->plain) != IMP_OK)) {
         free_exec(x);
         return imp_fail(err, IMP_NOMEM, "out of memory while compiling for the CPU");
     }
@@ -119,6 +122,7 @@ static imp_status cpu_compile(imp_device *base, const imp_graph *g, const imp_li
 static void run_share(void *ctx, uint32_t phase, uint32_t share, uint32_t ith)
 {
     const cpu_step *s = ctx;
+    if (s->x->plain != NULL && !s->lora) phase = s->x->plain_phase[phase];
     for (uint32_t i = s->x->phase_op[phase]; i < s->x->phase_op[phase + 1]; i++) {
         const cpu_op *op = &s->x->op[i];
         if (s->n_row[op->rows] > 0) op->run(s, op, imp_cpu_part(s, op, share), ith);
@@ -142,14 +146,16 @@ static imp_status cpu_run(imp_exec *base, const imp_batch *b, const float **out,
     cpu_step s = {.x = x, .b = b, .vec = d->vec, .n_row = {b->n_tok, b->n_out, b->n_seq}, .n_share = 1};
     uint64_t work = 0;
     x->outside_status = IMP_OK;
+    if (x->lim.lora_rank > 0) imp_cpu_lora_runs(x, &s);
+    bool plain = x->plain != NULL && !s.lora;
     for (int i = 0; i < 3; i++) work += s.n_row[i] * x->row_work[i];
     if (work < d->alone_work || d->n_thread == 1) {
-        for (uint32_t i = 0; i < x->n_phase; i++) run_share(&s, i, 0, 0);
+        for (uint32_t i = 0; i < (plain ? x->n_plain : x->n_phase); i++) run_share(&s, i, 0, 0);
     } else {
         s.n_share = d->n_thread * (work / d->n_thread > LARGE_WORK ? SHARES_LARGE : 1);
         if (imp_graph_n_kv_layer(x->graph) == 0) s.n_share = wide_shares(d, b->n_tok, s.n_share);
         imp_mutex_lock(d->lock);
-        imp_phases_run(x->phases, d->pool, s.n_share, run_share, &s);
+        imp_phases_run(plain ? x->plain : x->phases, d->pool, s.n_share, run_share, &s);
         imp_mutex_unlock(d->lock);
     }
     if (x->group != NULL) IMP_TRY(imp_group_state(x->group, err));
@@ -240,6 +246,7 @@ static void cpu_outside(imp_exec *x, const imp_outside *o)
 
 static const imp_device_ops CPU_OPS = {
     .kind = "cpu",
+    .adapters = true,
     .refuses = cpu_refuses,
     .plan = cpu_plan,
     .compile = cpu_compile,

@@ -66,12 +66,21 @@ typedef struct cpu_part {
     uint32_t share; /* of s->n_share */
 } cpu_part;
 
+/* Consecutive rows that use the same adapters. */
+typedef struct cpu_lora_run {
+    uint32_t r0, r1;
+    const imp_adapter_use *use;
+    uint32_t n_use;
+} cpu_lora_run;
+
 typedef struct cpu_step {
     cpu_exec *x;
     const imp_batch *b;
     const imp_vec *vec;
     uint32_t n_row[3]; /* by imp_rows */
     uint32_t n_share;
+    bool lora;              /* some sequence has an adapter */
+    uint32_t n_lora_run[3]; /* in x->lora_run, by imp_rows */
 } cpu_step;
 
 /* A matrix, or one for each expert, as its kernel wants it. */
@@ -99,7 +108,17 @@ struct cpu_op {
         struct {
             const cpu_weight *w;
             imp_val bias;
+            imp_val
+                layer; /* the node's value; in 1, where adapters are possible: A x from column `slot` on */
+            uint32_t slot;
         } mm; /* LINEAR, one matrix an expert in MOE */
+        struct {
+            const imp_val *layer; /* [n] LINEAR nodes that read in 0 */
+            uint32_t n;
+        } down; /* A x of adapters, lora_rank columns for each of them */
+        struct {
+            imp_val layer;
+        } embed;
         struct {
             imp_val w, b;
         } norm;
@@ -133,7 +152,13 @@ struct cpu_exec {
     uint32_t *phase_op; /* [n_phase + 1] first op of each phase */
     uint32_t n_phase;
     imp_phases *phases; /* made by compile */
-    cpu_buf *buf;       /* [n_buf]; 0 is unused */
+    /* The phases of a step without adapters, and their own list; NULL: all of them */
+    imp_phases *plain;
+    uint32_t *plain_phase; /* [n_plain] */
+    uint32_t n_plain;
+    cpu_lora_run *lora_run[3]; /* by imp_rows; of the step that runs */
+    uint64_t lora_at;          /* in a thread's own scratch */
+    cpu_buf *buf;              /* [n_buf]; 0 is unused */
     uint32_t n_buf;
     cpu_view out;
     cpu_view *value;      /* [n node + 1] where each value lies; only with limits.keep */
@@ -163,6 +188,14 @@ void imp_cpu_pack_release(cpu_exec *x);
 bool imp_cpu_pack_exists(const imp_graph *g);
 /* Offsets of all buffers; returns the bytes they need together. */
 uint64_t imp_cpu_place(cpu_exec *x);
+/* ---- adapters: run_lora.c ---- */
+/* Bytes of a thread's own scratch for them. */
+uint64_t imp_cpu_lora_bytes(uint32_t lora_rank);
+/* Which rows of the step use which: fills x->lora_run, s->lora and s->n_lora_run. */
+void imp_cpu_lora_runs(cpu_exec *x, cpu_step *s);
+/* What the adapters of a LINEAR's or EMBED's rows add to the part that was just computed. */
+void imp_cpu_lora_up(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith);
+void imp_cpu_lora_embed(const cpu_step *s, const cpu_op *op, cpu_part part, uint32_t ith);
 /* Which rows and columns a share is. */
 cpu_part imp_cpu_part(const cpu_step *s, const cpu_op *op, uint32_t share);
 
@@ -192,6 +225,7 @@ typedef struct cpu_route {
 IMP_CPU_RUN(input);
 IMP_CPU_RUN(embed);
 IMP_CPU_RUN(linear);
+IMP_CPU_RUN(lora_down);
 IMP_CPU_RUN(quant);
 IMP_CPU_RUN(rms_norm);
 IMP_CPU_RUN(layer_norm);

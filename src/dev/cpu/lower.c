@@ -22,6 +22,7 @@ typedef struct lower {
     uint32_t *n_use;   /* [n node + 1] references by nodes, one more for the output */
     imp_val *last_use; /* [n node + 1] the last node that reads it */
     cpu_view *table;   /* [n node + 1] angles of a ROPE node */
+    cpu_view *lora;    /* [n node + 1] A x of the adapters of all that read the value; buf 0: not yet */
 } lower;
 
 static const imp_node *node(const lower *l, imp_val v)
@@ -234,6 +235,7 @@ static void emit_rows(lower *l, imp_val v)
               : n->op == IMP_OP_GATHER ? imp_cpu_run_gather
                                        : imp_cpu_run_pool;
     op->reads_all = true;
+    if (n->op == IMP_OP_EMBED) op->u.embed.layer = v;
     if (n->op == IMP_OP_GATHER || n->op == IMP_OP_POOL) add_in(op, l->view[n->in[0]]);
     schedule(l, op);
     set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
@@ -309,11 +311,54 @@ static const cpu_weight *use_weight(lower *l, const imp_node *n, imp_val w, uint
     return cw;
 }
 
+/* Scratch that the kernels of an adapter's two products need: its matrices may have any of these types. */
+static void need_lora_scratch(lower *l, uint64_t k)
+{
+    static const imp_dtype type[] = {IMP_F32, IMP_F16, IMP_BF16};
+    for (size_t i = 0; i < IMP_COUNT(type); i++) {
+        const imp_matmul *mm = imp_matmul_select_f32(type[i], k);
+        if (mm->scratch_bytes != NULL) need_thread_bytes(l, mm->scratch_bytes(k));
+    }
+}
+
+/* A x of the adapters for every linear layer that reads the same x as layer v: one op, when the first of them comes. */
+static cpu_view lora_down(lower *l, imp_val v, uint32_t *slot)
+{
+    const imp_node *n = node(l, v);
+    imp_val x = n->in[0];
+    uint32_t rank = l->x->lim.lora_rank, n_layer = 0, before = 0;
+    for (imp_val r = x + 1; r <= l->last_use[x]; r++) {
+        bool reads = node(l, r)->op == IMP_OP_LINEAR && node(l, r)->in[0] == x;
+        n_layer += reads;
+        before += reads && r < v;
+    }
+    *slot = before * rank;
+    if (l->lora[x].buf != 0) return l->lora[x];
+    imp_val *layer = array(l, n_layer, sizeof *layer);
+    if (layer == NULL) return l->lora[x];
+    for (imp_val r = x + 1, i = 0; r <= l->last_use[x]; r++)
+        if (node(l, r)->op == IMP_OP_LINEAR && node(l, r)->in[0] == x) layer[i++] = r;
+    need_lora_scratch(l, node(l, x)->width);
+    cpu_op *op = new_op(l, n, CPU_AUTO);
+    op->run = imp_cpu_run_lora_down;
+    op->reads_all = true;
+    op->n = n_layer * rank;
+    op->step = 16;
+    op->u.down.layer = layer;
+    op->u.down.n = n_layer;
+    add_in(op, l->view[x]);
+    schedule(l, op);
+    set_out(l, op, new_buf(l, max_rows(l, n), op->n * sizeof(float)));
+    return l->lora[x] = op->out;
+}
+
 static void emit_linear(lower *l, imp_val v)
 {
     const imp_node *n = node(l, v);
     const cpu_weight *w = use_weight(l, n, n->in[1], 1);
-    cpu_view x = w->mm->x_form == IMP_X_Q8 ? quantised(l, n->in[0]) : l->view[n->in[0]];
+    cpu_view x = w->mm->x_form == IMP_X_Q8 ? quantised(l, n->in[0]) : l->view[n->in[0]], down = {0};
+    uint32_t slot = 0;
+    if (l->x->lim.lora_rank > 0) down = lora_down(l, v, &slot);
     cpu_op *op =
         new_op(l, n, imp_graph_n_kv_layer(l->g) == 0 && n->rows == IMP_ROWS_TOK ? CPU_WIDE : CPU_COLS);
     op->run = imp_cpu_run_linear;
@@ -321,7 +366,10 @@ static void emit_linear(lower *l, imp_val v)
     op->step = column_step(l, w->mm, n->width, head_of_reader(l, v));
     op->u.mm.w = w;
     op->u.mm.bias = n->n_in > 2 ? n->in[2] : 0;
+    op->u.mm.layer = v;
+    op->u.mm.slot = slot;
     add_in(op, x);
+    if (down.buf != 0) add_in(op, down);
     schedule(l, op);
     set_out(l, op, new_buf(l, max_rows(l, n), n->width * sizeof(float)));
     l->view[v] = op->out;
@@ -676,7 +724,10 @@ static void prepare(lower *l)
     l->cap_op = 1;
     for (imp_val v = 1; v <= n_node; v++) {
         imp_op op = node(l, v)->op;
-        l->cap_op += op == IMP_OP_WEIGHT ? 0 : op == IMP_OP_MOE ? 12 : op == IMP_OP_ATTN ? 3 : 2;
+        l->cap_op += op == IMP_OP_WEIGHT                        ? 0
+                     : op == IMP_OP_MOE                         ? 12
+                     : op == IMP_OP_ATTN || op == IMP_OP_LINEAR ? 3
+                                                                : 2;
     }
     l->cap_buf = 2 * l->cap_op + 2;
     l->x->op = array(l, l->cap_op, sizeof *l->x->op);
@@ -686,6 +737,7 @@ static void prepare(lower *l)
     l->n_use = array(l, n_node + 1, sizeof *l->n_use);
     l->last_use = array(l, n_node + 1, sizeof *l->last_use);
     l->table = array(l, n_node + 1, sizeof *l->table);
+    l->lora = array(l, n_node + 1, sizeof *l->lora);
     l->x->n_buf = 1;
     if (l->status != IMP_OK) return;
     for (imp_val v = 1; v <= n_node; v++) {
@@ -719,6 +771,27 @@ static void list_phases(lower *l)
     first[x->n_phase] = x->n_op;
 }
 
+/* What adapters need beside their ops: the rows that use them, scratch, and the phases that are left without them. */
+static void prepare_lora(lower *l)
+{
+    cpu_exec *x = l->x;
+    if (x->lim.lora_rank == 0) return;
+    for (int kind = 0; kind < 3; kind++) {
+        uint32_t n = imp_dev_max_rows(&x->lim, (imp_rows)kind);
+        x->lora_run[kind] = array(l, n, sizeof *x->lora_run[kind]);
+    }
+    need_lora_scratch(l, x->lim.lora_rank);
+    x->lora_at = (x->thread_bytes + 63) & ~63ull;
+    x->thread_bytes = x->lora_at + imp_cpu_lora_bytes(x->lim.lora_rank);
+    x->plain_phase = array(l, x->n_phase, sizeof *x->plain_phase);
+    for (uint32_t i = 0; i < x->n_phase && x->plain_phase != NULL; i++) {
+        bool plain = false;
+        for (uint32_t k = x->phase_op[i]; k < x->phase_op[i + 1]; k++)
+            plain = plain || x->op[k].run != imp_cpu_run_lora_down;
+        if (plain) x->plain_phase[x->n_plain++] = i;
+    }
+}
+
 imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err)
 {
     lower l = {.d = d, .x = x, .g = x->graph, .err = err, .status = IMP_OK};
@@ -729,6 +802,7 @@ imp_status imp_cpu_lower(const cpu_device *d, cpu_exec *x, imp_error *err)
     for (imp_val v = 1; v <= imp_graph_n(l.g) && l.status == IMP_OK; v++) emit_node(&l, v);
     if (l.status == IMP_OK) emit_output(&l);
     if (l.status == IMP_OK) list_phases(&l);
+    if (l.status == IMP_OK) prepare_lora(&l);
     if (l.status != IMP_OK) return l.status;
     x->shared_bytes = imp_cpu_place(x);
     if (x->shared_bytes == UINT64_MAX)

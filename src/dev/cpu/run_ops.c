@@ -21,13 +21,13 @@ IMP_CPU_RUN(input)
 
 IMP_CPU_RUN(embed)
 {
-    (void)ith;
     const imp_tensor *t = imp_graph_node(s->x->graph, op->node->in[0])->u.weight.part;
     EACH_ROW(r)
     imp_tensor_row_f32(t, (uint64_t)imp_dev_embed_row(op->node, s->b, r), imp_cpu_row(op->out, r));
+    if (s->lora) imp_cpu_lora_embed(s, op, part, ith);
 }
 
-/* in 0: x, f32 or int8 as the kernel wants it. */
+/* in 0: x, f32 or int8 as the kernel wants it; in 1, where adapters are possible: their A x. */
 IMP_CPU_RUN(linear)
 {
     const cpu_weight *w = op->u.mm.w;
@@ -46,6 +46,7 @@ IMP_CPU_RUN(linear)
         .scratch = imp_cpu_thread_scratch(s->x, ith),
     };
     w->mm->run(&a);
+    if (s->lora && op->n_in > 1) imp_cpu_lora_up(s, op, part, ith);
 }
 
 IMP_CPU_RUN(quant)

@@ -59,11 +59,44 @@ static void input(const ref_step *s, imp_val v, const imp_node *n)
     memcpy(row_of(s, v, 0), s->b->input, s->b->n_tok * n->width * sizeof(float));
 }
 
+/* What an adapter adds to row r of v: y += scale * B h, h from A and x, or A's row of the token. */
+static void adapt_row(const ref_step *s, imp_val v, const imp_node *n, uint32_t r, const imp_adapter_use *use)
+{
+    const imp_adapter_part *p = imp_adapter_at(use->adapter, s->x->graph, v);
+    if (p == NULL) return;
+    uint64_t rank = imp_tensor_n_col(&p->b);
+    double *h = s->x->score, scale = (double)p->scale * (double)use->scale;
+    float *w = s->x->row[0], *y = row_of(s, v, r);
+    if (n->op == IMP_OP_EMBED) {
+        imp_tensor_row_f32(&p->a, (uint64_t)imp_dev_embed_row(n, s->b, r), w);
+        for (uint64_t j = 0; j < rank; j++) h[j] = (double)w[j];
+    }
+    for (uint64_t j = 0; j < rank && n->op == IMP_OP_LINEAR; j++) {
+        imp_tensor_row_f32(&p->a, j, w);
+        h[j] = dot(w, row_of(s, n->in[0], r), node(s, n->in[0])->width);
+    }
+    for (uint64_t i = 0; i < n->width; i++) {
+        double sum = 0;
+        imp_tensor_row_f32(&p->b, i, w);
+        for (uint64_t j = 0; j < rank; j++) sum += (double)w[j] * h[j];
+        y[i] = (float)((double)y[i] + scale * sum);
+    }
+}
+
+static void adapt(const ref_step *s, imp_val v, const imp_node *n)
+{
+    for (uint32_t r = 0; r < imp_ref_n_row(s, n->rows) && s->x->lim.lora_rank > 0; r++) {
+        const imp_batch_seq *q = &s->b->seq[imp_dev_seq_of_row(s->b, n->rows, r)];
+        for (uint32_t i = 0; i < q->n_use; i++) adapt_row(s, v, n, r, &q->use[i]);
+    }
+}
+
 static void embed(const ref_step *s, imp_val v, const imp_node *n)
 {
     for (uint32_t t = 0; t < s->b->n_tok; t++) {
         imp_tensor_row_f32(weight(s, n->in[0]), (uint64_t)imp_dev_embed_row(n, s->b, t), row_of(s, v, t));
     }
+    adapt(s, v, n);
 }
 
 static void linear(const ref_step *s, imp_val v, const imp_node *n)
@@ -78,6 +111,7 @@ static void linear(const ref_step *s, imp_val v, const imp_node *n)
             row_of(s, v, r)[j] = (float)(dot(row_of(s, n->in[0], r), w, k) + b);
         }
     }
+    adapt(s, v, n);
 }
 
 static void rms_norm(const ref_step *s, imp_val v, const imp_node *n)

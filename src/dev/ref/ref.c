@@ -62,8 +62,9 @@ static imp_status sizes_of(const imp_graph *g, const imp_limits *lim, ref_sizes 
             return too_large(err);
         }
     }
-    s->row = widest(g, IMP_N_OP);
+    s->row = IMP_MAX(widest(g, IMP_N_OP), (uint64_t)lim->lora_rank);
     s->score = IMP_MAX((uint64_t)IMP_MAX(lim->max_ctx, lim->max_tok), n_expert + widest(g, IMP_OP_MOE));
+    s->score = IMP_MAX(s->score, (uint64_t)lim->lora_rank);
     if (s->values > UINT64_MAX / 16 || s->kv > UINT64_MAX / 16 || s->row > UINT64_MAX / 64)
         return too_large(err);
     return IMP_OK;
@@ -249,6 +250,7 @@ static void ref_outside(imp_exec *x, const imp_outside *o)
 
 static const imp_device_ops REF_OPS = {
     .kind = "ref",
+    .adapters = true,
     .refuses = ref_refuses,
     .plan = ref_plan,
     .compile = ref_compile,

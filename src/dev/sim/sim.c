@@ -115,6 +115,7 @@ static void sim_close(imp_device *base)
 
 static const imp_device_ops SIM_OPS = {
     .kind = "sim",
+    .adapters = true, /* what it wraps is a CPU device */
     .refuses = sim_refuses,
     .plan = sim_plan,
     .compile = sim_compile,
