@@ -84,7 +84,8 @@ typedef struct imp_engine_config {
     int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
     int speculate; /* guess tokens ahead: 0: where that changes no answer, 1: also elsewhere, -1: never */
-    uint32_t max_lora_rank; /* room for adapters that come while a model is loaded; 0: as those that are known need */
+    uint32_t
+        max_lora_rank; /* room for adapters that come while a model is loaded; 0: as those that are known need */
     const char *db_path; /* calibration, what was learned, explanations; NULL: nothing is kept */
     /* Folder where computed beginnings of prompts are kept for the next start, and how much at most; NULL or 0: nowhere. The
      * folder holds what prompts said. */
@@ -335,7 +336,7 @@ IMP_MUST_USE imp_status imp_engine_remove_adapter(imp_engine *e, const char *nam
 
 typedef struct imp_adapter_info {
     char name[128], base[256]; /* base "": each model */
-    uint32_t id;               /* its number among the adapters of its model; stays while it is known */
+    uint32_t id;               /* its number; stays while it is known */
     float scale;
     uint32_t rank;  /* 0: not loaded */
     uint64_t bytes; /* of memory */
@@ -344,9 +345,9 @@ typedef struct imp_adapter_info {
 } imp_adapter_info;
 /* Those that are known, in the order in which they came; imp_free *out. NOMEM. */
 IMP_MUST_USE imp_status imp_engine_adapters(imp_engine *e, imp_adapter_info **out, size_t *n);
-/* A loaded adapter of m by name, or by number when name is NULL; *scale its own. NULL: there is none. The reference goes
- * with imp_adapter_unref. */
-imp_adapter *imp_model_adapter(imp_model *m, const char *name, uint32_t id, float *scale);
+/* An adapter of m by name, or by number when name is NULL, with its own scale; the reference goes with imp_adapter_unref.
+ * NOT_FOUND: no adapter is called so; NOT_READY: it is not loaded for m. */
+IMP_MUST_USE imp_status imp_model_adapter(imp_model *m, const char *name, uint32_t id, imp_adapter_use *out);
 void imp_adapter_unref(imp_adapter *a); /* NULL is allowed */
 
 typedef enum imp_request_kind {

@@ -65,6 +65,7 @@ typedef struct imp_api_config {
     imp_engine *engine;            /* borrowed, must outlive every call */
     char *(*hardware)(void *user); /* as in imp_http_config; may be NULL */
     void *user;
+    const char *lora_dir; /* adapters below it may be loaded by clients; copied; NULL: none may */
 } imp_api_config;
 
 IMP_MUST_USE imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *err);

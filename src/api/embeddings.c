@@ -14,6 +14,7 @@ typedef struct embed_call {
     imp_api_params p;
     imp_model *model;
     const char *model_id; /* in the arena */
+    imp_api_lora lora;    /* until the request is submitted */
     bool base64, legacy;  /* legacy: {"embedding":[...]}, one text */
     size_t n_input, dim, n_got, n_tok;
     float *vec;     /* [n_input][dim]; owned */
@@ -233,7 +234,9 @@ static imp_status collect(embed_call *e, imp_error *err)
 static imp_status prepare(embed_call *e, imp_error *err)
 {
     const imp_model_info *info = imp_model_get_info(e->model);
-    e->model_id = imp_arena_strndup(e->p.arena, info->id, strlen(info->id));
+    IMP_TRY(imp_api_adapters(e->p.model, e->p.lora, e->model, &e->lora, err));
+    const char *id = e->lora.name != NULL ? e->lora.name : info->id;
+    e->model_id = imp_arena_strndup(e->p.arena, id, strlen(id));
     if (!e->model_id) return imp_fail(err, IMP_NOMEM, "out of memory");
     e->dim = info->embed_dim;
     if (e->p.dimensions != IMP_UNSET) {
@@ -263,6 +266,8 @@ static imp_status submit(embed_call *e, imp_error *err)
     imp_request rq = {.kind = IMP_REQUEST_EMBED, .ids = e->ids, .n_ids = e->n_ids, .n_input = e->n_input};
     imp_sampling_default(&rq.sampling);
     rq.require = e->p.require;
+    rq.lora = e->lora.use;
+    rq.n_lora = e->lora.n;
     if (e->p.priority != IMP_UNSET) rq.priority = (int32_t)e->p.priority;
     rq.dimensions = e->p.dimensions == IMP_UNSET ? 0 : (uint32_t)e->p.dimensions;
     if (e->n_input == 0) return IMP_OK; /* nothing to compute: the answer is empty */
@@ -287,6 +292,7 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
     if (st != IMP_OK) {
         if (err.status == IMP_OK) imp_fail(&err, st, "out of memory");
         if (e) {
+            imp_api_adapters_release(&e->lora);
             imp_model_release(e->model);
             embed_deinit(e);
         }
@@ -303,6 +309,7 @@ imp_api_call *imp_api_embed(imp_api *a, const imp_api_request *rq, imp_endpoint 
     st = submit(e, &err);
     imp_sys_free(e->ids); /* the engine has its copy */
     e->ids = NULL;
+    imp_api_adapters_release(&e->lora);
     imp_model_release(e->model);
     e->model = NULL;
     imp_api_json_release(&e->p.root);

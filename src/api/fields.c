@@ -93,6 +93,7 @@ static const field g_field[] = {
     {"options", EP_OLLAMA, F_JSON, 0, 0, AT(options), NULL},
     {"keep_alive", EP_OLLAMA, F_JSON, 0, 0, AT(keep_alive), NULL},
 
+    {"lora", EP_OPENAI | EP_EMBED, F_JSON, 0, 0, AT(lora), NULL},
     {"impetus", EP_OPENAI | EP_OLLAMA_TEXT | EP_MESSAGES | EP_EMBED | EP_RESPONSES, F_JSON, 0, 0, AT(impetus),
      NULL},
 

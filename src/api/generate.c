@@ -209,6 +209,7 @@ static void drop_inputs(gen_call *g)
 {
     imp_constraint_free(g->constraint);
     g->constraint = NULL;
+    imp_api_adapters_release(&g->lora);
     for (size_t i = 0; g->prompt && i < g->n_prompt; i++) {
         if (g->prompt[i].engine) imp_free(g->prompt[i].ids);
         g->prompt[i].ids = NULL;
@@ -243,6 +244,8 @@ static imp_status make_request(const gen_call *g, imp_request *rq, imp_error *er
     rq->require = p->require;
     if (p->priority != IMP_UNSET) rq->priority = (int32_t)p->priority;
     rq->constraint = g->constraint;
+    rq->lora = g->lora.use;
+    rq->n_lora = g->lora.n;
     rq->fresh_text = p->n_msg > 0;
     rq->want_logprobs = p->want_logprobs;
     rq->n_logprobs = p->want_logprobs && p->top_logprobs != IMP_UNSET ? (uint32_t)p->top_logprobs : 0;
@@ -288,7 +291,8 @@ static void open_choices(gen_call *g)
 
 static imp_status prepare(gen_call *g, imp_error *err)
 {
-    const char *id = imp_model_get_info(g->model)->id;
+    IMP_TRY(imp_api_adapters(g->p.model, g->p.lora, g->model, &g->lora, err));
+    const char *id = g->lora.name != NULL ? g->lora.name : imp_model_get_info(g->model)->id;
     g->n_prompt = g->p.prompt == NULL ? 1 : imp_api_n_input(g->p.prompt);
     if (g->p.ep == EP_OLLAMA_GENERATE) IMP_TRY(imp_api_ollama_prompt(&g->p, g->model, err));
     g->model_id = imp_arena_strndup(g->p.arena, id, strlen(id));

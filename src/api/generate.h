@@ -87,6 +87,7 @@ struct gen_call {
     gen_choice *choice; /* [n_slot], in the arena */
     gen_prompt *prompt; /* [n_prompt], in the arena */
     size_t n_prompt;
+    imp_api_lora lora;          /* until the requests are submitted */
     bool in_thought;            /* the prompt ends inside a thought */
     imp_constraint *constraint; /* until the requests are submitted */
     imp_buf head;               /* start of every chunk, up to "choices":[ */

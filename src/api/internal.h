@@ -98,6 +98,7 @@ typedef struct imp_api_params {
     size_t n_stop;
     imp_logit_bias *bias; /* [n_bias]; ids are checked against the vocabulary later */
     size_t n_bias;
+    json_t *lora; /* OpenAI's: adapters (lora.c) */
     json_t *impetus;
     bool want_receipt;
     const char *require; /* in root */
@@ -186,6 +187,7 @@ struct imp_api {
     void (*http_stats)(void *user, imp_api_http_stats *out);
     void *http_user;
     struct imp_responses *responses;               /* owned */
+    char *lora_dir;                                /* owned; as in config */
     _Atomic uint64_t n_answer[IMP_N_ROUTE + 1][6]; /* [route, last: unknown path][status / 100] */
     imp_hist duration[IMP_N_ROUTE + 1];
     imp_hist first_token, output_token, inter_token, request;
@@ -263,6 +265,25 @@ imp_status imp_api_keep_alive(const json_t *v, double *s, imp_error *err);
 /* ollama.c: the answer to a request whose `load` is set, which only loads its model, or unloads it. m NULL: it was not
  * loaded when it should be unloaded. */
 void imp_api_load(const imp_api_params *p, imp_model *m, const imp_api_sink *s, uint64_t waited_ns);
+
+/* ---- adapters: lora.c ------------------------------------------------------------------------------ */
+enum { IMP_API_MAX_LORA = 8 };
+typedef struct imp_api_lora {
+    imp_adapter_use use[IMP_API_MAX_LORA]; /* references */
+    size_t n;
+    const char
+        *name; /* borrowed: the request's own, when it named an adapter as its model; NULL: it did not */
+} imp_api_lora;
+/* What the names of a request for m mean. list: the field "lora", or NULL. INVALID, NOT_READY; release it when it is OK. */
+imp_status imp_api_adapters(const char *model, const json_t *list, imp_model *m, imp_api_lora *out,
+                            imp_error *err);
+void imp_api_adapters_release(imp_api_lora *l);
+void imp_api_adapter_models(imp_api *a, bool first, imp_buf *b);    /* lines of /v1/models */
+bool imp_api_adapter_one(imp_api *a, const char *name, imp_buf *b); /* one of them; false: it is none */
+void imp_api_adapter_list(imp_api *a, const imp_api_sink *s);       /* /lora-adapters */
+void imp_api_adapter_metrics(imp_api *a, imp_buf *b);
+imp_api_call *imp_api_adapter_change(imp_api *a, const imp_api_request *rq, bool load, const imp_api_sink *s);
+void imp_api_label(imp_buf *b, const char *s); /* metrics.c: the value of a label, escaped */
 
 /* ---- handlers ----------------------------------------------------------------------------------- */
 imp_api_call *imp_api_generate(imp_api *a, const imp_api_request *rq, imp_endpoint ep, const imp_api_sink *s);

@@ -134,7 +134,7 @@ static void write_routes(imp_api *a, imp_buf *b)
 /* ---- vLLM's names ------------------------------------------------------------------------------------ */
 
 /* Prometheus: backslash, quote and newline of a label's value are escaped. */
-static void label_text(imp_buf *b, const char *s)
+void imp_api_label(imp_buf *b, const char *s)
 {
     for (; *s; s++) {
         if (*s == '\n')
@@ -153,7 +153,7 @@ static void model_label(imp_api *a, imp_buf *b)
     imp_buf_str(b, "model_name=\"");
     for (size_t i = 0; list && i < n; i++) {
         if (i) imp_buf_str(b, ",");
-        label_text(b, imp_model_get_info(list[i])->id);
+        imp_api_label(b, imp_model_get_info(list[i])->id);
     }
     imp_buf_str(b, "\"");
     if (list) imp_api_list_free(list, n);
@@ -220,6 +220,7 @@ static void write_vllm(imp_api *a, imp_buf *b, const imp_stats *s)
               "Between tokens after the first, the mean of each request.");
     vllm_hist(b, label, "vllm:e2e_request_latency_seconds", &a->request,
               "From a request to the end of its answer.");
+    imp_api_adapter_metrics(a, b);
     imp_buf_deinit(&l);
 }
 

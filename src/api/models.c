@@ -84,6 +84,7 @@ void imp_api_models(imp_api *a, const imp_api_sink *s)
         write_model(&b, &list[i], m);
         imp_model_release(m);
     }
+    imp_api_adapter_models(a, n == 0, &b);
     imp_buf_str(&b, "]}");
     imp_free(list);
     imp_api_answer(s, 200, &b);
@@ -120,11 +121,16 @@ void imp_api_model_one(imp_api *a, const char *id, const imp_api_sink *s)
 {
     imp_error err = {0};
     imp_known_model k;
+    imp_buf b = {0};
+    if (imp_api_adapter_one(a, id, &b)) {
+        imp_api_answer(s, 200, &b);
+        return;
+    }
     if (find_known(a, id, IMP_OPENAI, &k, &err) != IMP_OK) {
+        imp_buf_deinit(&b);
         imp_api_fail(s, IMP_OPENAI, &err);
         return;
     }
-    imp_buf b = {0};
     imp_model *m = loaded(a, &k);
     write_model(&b, &k, m);
     imp_model_release(m);

@@ -25,6 +25,7 @@ typedef struct rerank_call {
     const char *model_id;
     const char **text; /* [n] the query, then the documents; in the arena */
     size_t *n_text;    /* [n] bytes */
+    imp_api_lora lora; /* until the request is submitted */
     size_t n, top_n, dim, n_tok, n_got;
     bool documents; /* the answer repeats them */
     float *vec;     /* [n][dim], in the arena */
@@ -200,7 +201,8 @@ static imp_status prepare(rerank_call *r, imp_model *m, int32_t **ids, size_t **
 {
     const imp_model_info *info = imp_model_get_info(m);
     r->dim = info->embed_dim;
-    r->model_id = imp_arena_strndup(r->arena, info->id, strlen(info->id));
+    const char *id = r->lora.name != NULL ? r->lora.name : info->id;
+    r->model_id = imp_arena_strndup(r->arena, id, strlen(id));
     r->vec = imp_arena_array(r->arena, r->n, r->dim * sizeof *r->vec);
     *n_ids = imp_arena_array(r->arena, r->n, sizeof **n_ids);
     if (!r->model_id || !r->vec || !*n_ids) return imp_fail(err, IMP_NOMEM, "out of memory");
@@ -220,11 +222,13 @@ imp_api_call *imp_api_rerank(imp_api *a, const imp_api_request *rq, const imp_ap
     if (st == IMP_OK) st = imp_api_json(rq->body, rq->n_body, &r->root, &err);
     if (st == IMP_OK) st = read_fields(r, &model, &err);
     if (st == IMP_OK && !(m = imp_api_model(a, model, true, IMP_OPENAI, &err))) st = err.status;
+    if (st == IMP_OK) st = imp_api_adapters(model, NULL, m, &r->lora, &err);
     if (st == IMP_OK) st = prepare(r, m, &ids, &n_ids, &err);
     if (st == IMP_OK && (st = imp_call_init(&r->base, a, s, IMP_OPENAI, 1)) != IMP_OK)
         (void)imp_fail(&err, st, "out of memory");
     if (st != IMP_OK) {
         imp_model_release(m);
+        if (r) imp_api_adapters_release(&r->lora);
         if (r) rerank_deinit(r);
         imp_sys_free(r);
         imp_api_fail(s, IMP_OPENAI, &err);
@@ -235,9 +239,15 @@ imp_api_call *imp_api_rerank(imp_api *a, const imp_api_request *rq, const imp_ap
     r->base.on_finish = on_finish;
     r->base.on_free = on_free;
     imp_api_json_release(&r->root);
-    imp_request q = {.kind = IMP_REQUEST_EMBED, .ids = ids, .n_ids = n_ids, .n_input = r->n};
+    imp_request q = {.kind = IMP_REQUEST_EMBED,
+                     .ids = ids,
+                     .n_ids = n_ids,
+                     .n_input = r->n,
+                     .lora = r->lora.use,
+                     .n_lora = r->lora.n};
     imp_sampling_default(&q.sampling);
     st = imp_call_submit(&r->base, 0, m, &q, &err);
+    imp_api_adapters_release(&r->lora);
     imp_model_release(m);
     imp_call_go(&r->base, st == IMP_OK ? NULL : &err);
     return &r->base;

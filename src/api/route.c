@@ -27,7 +27,10 @@ typedef enum route_kind {
     R_RERANK,
     R_TOKENIZE,
     R_DETOKENIZE,
-    R_CACHE_SAVE
+    R_CACHE_SAVE,
+    R_LORA,
+    R_LORA_LOAD,
+    R_LORA_UNLOAD
 } route_kind;
 
 typedef struct route {
@@ -52,6 +55,9 @@ static const route g_route[] = {
     {"/rerank", R_RERANK, EP_PLAN},
     {"/tokenize", R_TOKENIZE, EP_PLAN},
     {"/detokenize", R_DETOKENIZE, EP_PLAN},
+    {"/lora-adapters", R_LORA, 0},
+    {"/v1/load_lora_adapter", R_LORA_LOAD, EP_PLAN},
+    {"/v1/unload_lora_adapter", R_LORA_UNLOAD, EP_PLAN},
     {"/v1/models", R_MODELS, 0},
     {"/v1/models/", R_MODEL, 0}, /* and what follows: the model's id, which may hold slashes */
     {"/health", R_HEALTH, 0},
@@ -229,6 +235,9 @@ imp_api_call *imp_api_start(imp_api *a, const imp_api_request *rq, const imp_api
     case R_RERANK: return imp_api_with_model(a, rq, r->ep, rerank, s);
     case R_TOKENIZE: return imp_api_with_model(a, rq, r->ep, tokenize, s);
     case R_DETOKENIZE: return imp_api_with_model(a, rq, r->ep, detokenize, s);
+    case R_LORA: imp_api_adapter_list(a, s); break;
+    case R_LORA_LOAD: return imp_api_adapter_change(a, rq, true, s);
+    case R_LORA_UNLOAD: return imp_api_adapter_change(a, rq, false, s);
     case R_RESPONSE: imp_api_response_one(a, rq, rq->path + strlen(r->path), s); break;
     case R_MODELS: imp_api_models(a, s); break;
     case R_MODEL: imp_api_model_one(a, rq->path + strlen(r->path), s); break;
@@ -266,11 +275,14 @@ imp_status imp_api_new(const imp_api_config *config, imp_api **out, imp_error *e
     *out = NULL;
     json_set_alloc_funcs(imp_api_json_alloc, imp_api_json_free);
     imp_api *a = imp_sys_calloc(1, sizeof *a);
-    if (!a || imp_responses_new(&a->responses) != IMP_OK) {
+    char *dir = config->lora_dir != NULL ? imp_sys_strdup(config->lora_dir) : NULL;
+    if (!a || (dir == NULL && config->lora_dir != NULL) || imp_responses_new(&a->responses) != IMP_OK) {
+        imp_sys_free(dir);
         imp_sys_free(a);
         return imp_fail(err, IMP_NOMEM, "out of memory");
     }
     a->config = *config;
+    a->config.lora_dir = a->lora_dir = dir;
     a->start_ns = imp_now_ns();
     a->id_seed = imp_hash(&a->start_ns, sizeof a->start_ns, (uint64_t)getpid());
     atomic_init(&a->refs, 1);
@@ -282,6 +294,7 @@ void imp_api_unref(imp_api *a)
 {
     if (!a || atomic_fetch_sub(&a->refs, 1) != 1) return;
     imp_responses_free(a->responses);
+    imp_sys_free(a->lora_dir);
     imp_sys_free(a);
 }
 

@@ -71,6 +71,8 @@ imp_status app_configure_coreml(app *a);
 imp_status app_configure_pack_cache(app *a);
 /* The engine as the options ask for it; idempotent. */
 imp_status app_engine(app *a);
+/* The adapters of --lora, for the model called base; NULL: for every request of any model. */
+imp_status app_adapters_add(app *a, const char *base);
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out);
 /* Say so when its context is beyond what it was made for. */
 void app_warn_ctx(const imp_model *m);

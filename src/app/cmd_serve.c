@@ -157,6 +157,7 @@ static imp_status configure(server *s)
                                 .n_host = o->v[OPT_ALLOW_HOSTS].n,
                                 .max_body_bytes = o->v[OPT_MAX_BODY].u,
                                 .max_connections = (uint32_t)o->v[OPT_MAX_CONN].u,
+                                .lora_dir = opt_str(o, OPT_LORA_DIR),
                                 .hardware = hardware_text,
                                 .user = s};
     return imp_http_check(&s->conf, &s->a->err);

@@ -124,6 +124,51 @@ imp_status app_configure_coreml(app *a)
     return imp_coreml_configure(&c, &a->err);
 }
 
+/* "[NAME=]FILE[:SCALE]": a file that exists as it stands is one, whatever it is spelled like. */
+static imp_status split_adapter(app *a, const char *arg, imp_adapter_source *s)
+{
+    const char *eq = strchr(arg, '='), *file = arg;
+    *s = (imp_adapter_source){.scale = 1};
+    if (!imp_sys_is_file(arg) && !imp_sys_is_dir(arg) && eq && eq > arg &&
+        !memchr(arg, '/', (size_t)(eq - arg))) {
+        s->name = imp_arena_strndup(a->arena, arg, (size_t)(eq - arg));
+        file = eq + 1;
+    }
+    size_t n = strlen(file);
+    const char *colon = strrchr(file, ':');
+    if (!imp_sys_is_file(file) && !imp_sys_is_dir(file) && colon != NULL) {
+        char *end;
+        s->scale = strtof(colon + 1, &end);
+        if (end == colon + 1 || *end != '\0')
+            return imp_fail(&a->err, IMP_INVALID, "--lora: '%.200s' ends in no scale", arg);
+        n = (size_t)(colon - file);
+    }
+    s->path = imp_arena_strndup(a->arena, file, n);
+    if (s->path == NULL) return imp_fail(&a->err, IMP_NOMEM, "out of memory");
+    if (!imp_sys_is_file(s->path) && !imp_sys_is_dir(s->path))
+        return imp_fail(&a->err, IMP_NOT_FOUND, "--lora: there is no file or folder '%.300s'", s->path);
+    return IMP_OK;
+}
+
+imp_status app_adapters_add(app *a, const char *base)
+{
+    const app_value *v = &a->opt.v[OPT_LORA];
+    for (size_t i = 0; i < v->n; i++) {
+        imp_adapter_source s;
+        char own[32];
+        IMP_TRY(split_adapter(a, v->strs[i], &s));
+        if (s.name == NULL && base != NULL)
+            return imp_fail(&a->err, IMP_INVALID, "--lora: '%.200s' has no name; write NAME=FILE",
+                            v->strs[i]);
+        snprintf(own, sizeof own, "%zu", i);
+        if (s.name == NULL) s.name = own;
+        s.base = base;
+        s.always = base == NULL;
+        IMP_TRY(imp_engine_add_adapter(a->engine, &s, &a->err));
+    }
+    return IMP_OK;
+}
+
 imp_status app_engine(app *a)
 {
     if (a->engine) return IMP_OK;
@@ -143,6 +188,9 @@ imp_status app_engine(app *a)
                            .embeddings_on_npu = rules.embeddings_on_npu,
                            .max_npu_model_mb = rules.max_npu_model_mb,
                            .gpu_matrix_units = rules.gpu_matrix_units,
+                           .max_lora_rank = opt_set(&a->opt, OPT_LORA_RANK)  ? opt_u32(&a->opt, OPT_LORA_RANK)
+                                            : opt_set(&a->opt, OPT_LORA_DIR) ? 64u
+                                                                             : 0u,
                            .speculate = app_choice(a, OPT_SPECULATE)};
     if (a->opt.cmd == CMD_SERVE || a->opt.cmd == CMD_RUN || a->opt.cmd == CMD_EMBED)
         c.db_path = app_db_path(a);
@@ -153,7 +201,8 @@ imp_status app_engine(app *a)
     }
     /* A single answer needs one sequence's memory, not a server's. */
     if (a->opt.cmd != CMD_SERVE && a->opt.cmd != CMD_PLAN) c.n_parallel = 1;
-    return imp_engine_new(&c, &a->engine, &a->err);
+    IMP_TRY(imp_engine_new(&c, &a->engine, &a->err));
+    return a->opt.cmd == CMD_SERVE ? IMP_OK : app_adapters_add(a, NULL);
 }
 
 imp_status app_load(app *a, const char *model, const char *id, imp_model **out)

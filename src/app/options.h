@@ -71,6 +71,13 @@ typedef enum app_opt_type {
       "a further folder with models; repeat for more")                                                       \
     X(ALIAS, "alias", 0, TYPE_STRS, 0, 0, NULL, "NAME=MODEL", C_(SERVE),                                     \
       "another name for a model; repeat for more")                                                           \
+    X(LORA, "lora", 0, TYPE_STRS, 0, 0, NULL, "[NAME=]FILE[:SCALE]", CMDS_SIZED,                             \
+      "an adapter (LoRA), GGUF or PEFT; serve: requests choose it by NAME, else it is always used; repeat "  \
+      "for more")                                                                                            \
+    X(LORA_DIR, "lora-dir", 0, TYPE_STR, 0, 0, NULL, "DIR", C_(SERVE),                                       \
+      "clients may load adapters below this folder (POST /v1/load_lora_adapter)")                            \
+    X(LORA_RANK, "max-lora-rank", 0, TYPE_UINT, 1, 4096, NULL, "N", C_(SERVE) | C_(PLAN),                    \
+      "room for adapters that are loaded later, by rank; default 64 with --lora-dir, else as --lora needs")  \
     X(KEEP_ALIVE, "keep-alive", 0, TYPE_STR, 0, 0, "5m", "TIME", C_(SERVE),                                  \
       "how long a model that is not pinned stays loaded after its last request, such as 90s or 1h; -1: "     \
       "until others need the room")                                                                          \

@@ -129,6 +129,8 @@ imp_status app_models_check(app *a)
                     *alias = &a->opt.v[OPT_ALIAS];
     double s;
     IMP_TRY(keep_alive(a, &s));
+    if (a->opt.v[OPT_LORA].n > 0 && v->n != 1)
+        return imp_fail(&a->err, IMP_INVALID, "--lora belongs to the model of -m: give exactly one");
     for (size_t i = 0; i < v->n; i++) {
         const char *name, *path = split_name(a, v->strs[i], &name);
         IMP_TRY(app_model_path(a, path, &path, &a->err));
@@ -187,6 +189,7 @@ imp_status app_models_add(app *a, void (*on_loaded)(void *user, const imp_model 
     for (size_t i = 0; i < v->n; i++) {
         const char *id;
         IMP_TRY(add_named(a, v->strs[i], keep_s, &id));
+        if (a->opt.v[OPT_LORA].n > 0) IMP_TRY(app_adapters_add(a, id));
         if (opt_on(&a->opt, OPT_PIN)) IMP_TRY(load_pinned(a, id, on_loaded, user));
     }
     IMP_TRY(add_folders(a, keep_s));

@@ -91,6 +91,14 @@ const char *imp_catalog_meaning(const imp_engine *e, const char *name)
     return meant(e->catalog, name);
 }
 
+static void alias_free(alias *a)
+{
+    if (a == NULL) return;
+    imp_sys_free(a->name);
+    imp_sys_free(a->id);
+    imp_sys_free(a);
+}
+
 static void known_free(imp_known *k)
 {
     if (k == NULL) return;
@@ -661,26 +669,40 @@ imp_status imp_engine_add_folder(imp_engine *e, const char *path, double keep_s,
 
 imp_status imp_engine_add_alias(imp_engine *e, const char *name, const char *id, imp_error *err)
 {
+    imp_mutex_lock(e->lock);
+    bool ok = imp_catalog_name(e, name, id);
+    imp_mutex_unlock(e->lock);
+    return ok ? IMP_OK
+              : imp_fail(err, IMP_INVALID, "the alias \"%.100s\" is a model's name or an alias already",
+                         name);
+}
+
+bool imp_catalog_name(imp_engine *e, const char *name, const char *id)
+{
     imp_catalog *c = e->catalog;
     alias *a = imp_sys_calloc(1, sizeof *a);
     if (a != NULL) *a = (alias){.name = imp_sys_strdup(name), .id = imp_sys_strdup(id)};
-    imp_status s = a != NULL && a->name != NULL && a->id != NULL ? IMP_OK : IMP_NOMEM;
-    if (s != IMP_OK) (void)imp_fail(err, s, "not enough memory for another name");
-    imp_mutex_lock(e->lock);
-    if (s == IMP_OK && (known_of(c, name) != NULL || meant(c, name) != name || strcmp(name, id) == 0))
-        s = imp_fail(err, IMP_INVALID, "the alias \"%.100s\" is a model's name or an alias already", name);
-    if (s == IMP_OK) {
+    bool ok = a != NULL && a->name != NULL && a->id != NULL && known_of(c, name) == NULL &&
+              meant(c, name) == name && strcmp(name, id) != 0;
+    for (size_t i = 0; i < e->n_model && ok; i++) ok = strcmp(e->model[i]->id, name) != 0;
+    if (ok) {
         a->next = c->aliases;
         c->aliases = a;
-        a = NULL;
+    } else {
+        alias_free(a);
     }
-    imp_mutex_unlock(e->lock);
-    if (a != NULL) {
-        imp_sys_free(a->name);
-        imp_sys_free(a->id);
-        imp_sys_free(a);
+    return ok;
+}
+
+void imp_catalog_unname(imp_engine *e, const char *name)
+{
+    for (alias **at = &e->catalog->aliases; *at != NULL; at = &(*at)->next) {
+        alias *a = *at;
+        if (strcmp(a->name, name) != 0) continue;
+        *at = a->next;
+        alias_free(a);
+        return;
     }
-    return s;
 }
 
 bool imp_model_keep(imp_model *m, double keep_s)
@@ -792,9 +814,7 @@ void imp_catalog_free(imp_engine *e)
     }
     for (alias *a; (a = c->aliases) != NULL;) {
         c->aliases = a->next;
-        imp_sys_free(a->name);
-        imp_sys_free(a->id);
-        imp_sys_free(a);
+        alias_free(a);
     }
     for (folder *f; (f = c->folders) != NULL;) {
         c->folders = f->next;

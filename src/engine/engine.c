@@ -303,6 +303,7 @@ void imp_engine_free(imp_engine *e)
     imp_records_free(e);
     imp_store_close(e->store);
     imp_catalog_free(e);
+    imp_adapters_free(e);
     imp_cond_free(e->left);
     imp_cond_free(e->later_work);
     imp_mutex_free(e->lock);

@@ -27,6 +27,8 @@
 #define IMP_PACE        1.4
 #define IMP_EMBED_SHARE 0.25
 
+enum { IMP_MAX_ADAPTER = 64 }; /* known at once */
+
 enum { MAX_MODEL = 64, MAX_UNIT = IMP_PLACE_UNITS, MAX_RECORD = 256 };
 
 typedef struct imp_unit {
@@ -94,8 +96,12 @@ struct imp_model {
     bool pinned;             /* engine.lock, like the next two */
     double keep_s;
     uint64_t used_ns;
-    uint64_t mem_cap; /* of the memory there is, this much for it; 0: all */
-    imp_model *next;  /* in engine.gone */
+    imp_adapter *adapter
+        [IMP_MAX_ADAPTER]; /* owned references by number; NULL: not its, or gone; engine.lock once it is
+                                              registered */
+    uint32_t lora_rank;    /* room for them; 0: it has none */
+    uint64_t mem_cap;      /* of the memory there is, this much for it; 0: all */
+    imp_model *next;       /* in engine.gone */
 };
 
 /* What is remembered of a request: the choice and what came of it. */
@@ -143,7 +149,8 @@ struct imp_engine {
     imp_mutex *lock;
     imp_cond *left; /* a model has left */
     struct imp_catalog *catalog;
-    uint64_t mem_at_start; /* what the machine had available before any model */
+    struct imp_known_adapter *adapters[IMP_MAX_ADAPTER]; /* by number, owned; NULL: free; engine.lock */
+    uint64_t mem_at_start;                               /* what the machine had available before any model */
     imp_model *model[MAX_MODEL];
     size_t n_model;
     imp_model *gone; /* unloaded, but references are left */
@@ -172,6 +179,16 @@ struct imp_engine {
 imp_status imp_model_init_chat(imp_model *m, imp_error *err);
 /* What config and machine allow, for imp_fit_compute. */
 imp_fit_want imp_engine_want(imp_engine *e);
+/* The same for m, with its adapters. */
+imp_fit_want imp_model_want(const imp_model *m);
+
+/* ---- adapters.c ---- */
+/* Load the known adapters of m, whose net is open and which nobody else sees yet. */
+IMP_MUST_USE imp_status imp_adapters_load(imp_model *m, imp_error *err);
+void imp_adapters_drop(imp_model *m); /* before its net is closed */
+void imp_adapters_free(imp_engine *e);
+/* References to those that every request of m gets; how many. */
+size_t imp_adapters_always(imp_model *m, imp_adapter_use use[IMP_MAX_ADAPTER]);
 
 /* ---- units.c ---- */
 IMP_MUST_USE imp_status imp_units_open(imp_engine *e, const char *spec, imp_error *err);
@@ -216,6 +233,9 @@ bool imp_catalog_is_wanted(const struct imp_known *k); /* somebody still waits f
 void imp_catalog_evict(imp_model *m, const char *why);
 void imp_catalog_forget(imp_model *m); /* it is unloaded by somebody else */
 size_t imp_catalog_n(const imp_engine *e);
+/* Another name for a model comes or goes; engine.lock held. false: the name is taken, or no memory. */
+bool imp_catalog_name(imp_engine *e, const char *name, const char *id);
+void imp_catalog_unname(imp_engine *e, const char *name);
 const char *imp_catalog_meaning(const imp_engine *e, const char *name); /* the model of an alias, or name */
 void imp_catalog_settings(const struct imp_known *k, bool *pinned, double *keep_s);
 

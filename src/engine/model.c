@@ -34,6 +34,15 @@ imp_fit_want imp_engine_want(imp_engine *e)
                           .user = e};
 }
 
+imp_fit_want imp_model_want(const imp_model *m)
+{
+    imp_fit_want want = imp_engine_want(m->engine);
+    want.lora_rank = m->lora_rank;
+    for (size_t i = 0; i < IMP_MAX_ADAPTER; i++)
+        if (m->adapter[i] != NULL) want.lora_bytes += m->adapter[i]->bytes;
+    return want;
+}
+
 static void fill_info(imp_model *m)
 {
     const imp_net_config *c = &m->net->cfg;
@@ -120,7 +129,7 @@ static imp_status compile(imp_instance *x, const imp_fit_want *want, imp_error *
 static imp_status open_instance(imp_model *m, imp_unit *u, imp_error *err)
 {
     if (m->inst[u->index].sched != NULL) return IMP_OK;
-    imp_fit_want want = imp_engine_want(u->engine);
+    imp_fit_want want = imp_model_want(m);
     want.mem_bytes = imp_room(m, u);
     if (m->mem_cap != 0) want.mem_bytes = IMP_MIN(want.mem_bytes, m->mem_cap);
     uint32_t longest = u->device->ops->max_ctx != NULL ? u->device->ops->max_ctx(u->device) : 0;
@@ -155,6 +164,16 @@ imp_status imp_instance_open(imp_model *m, imp_unit *u, imp_error *err)
     return s;
 }
 
+/* A unit that runs adapters, when none of those in `worth` does. */
+static uint32_t adapter_units(const imp_engine *e, uint32_t worth)
+{
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (e->unit[i]->device->ops->adapters && (worth >> i & 1)) return 0;
+    for (uint32_t i = 0; i < e->n_unit; i++)
+        if (e->unit[i]->device->ops->adapters && !e->unit[i]->only_forced) return 1u << i;
+    return 0;
+}
+
 /* The unit that serves the model best by prediction gets it first, others that would win something too. */
 static imp_status place_model(imp_model *m, imp_error *err)
 {
@@ -165,6 +184,7 @@ static imp_status place_model(imp_model *m, imp_error *err)
     }
     m->mean_gen = 128;
     uint32_t worth = e->n_unit > 1 ? imp_route_worth(m) : 1, together = 0;
+    if (m->lora_rank > 0) worth |= adapter_units(e, worth);
     for (uint32_t i = 0; i < e->n_unit; i++) together |= (uint32_t)e->unit[i]->only_large << i;
     imp_status s = IMP_INTERNAL;
     bool there = false;
@@ -219,6 +239,7 @@ static imp_status open_model(imp_model *m, imp_error *err)
     if (m->path == NULL || m->id == NULL || imp_constraints_new(&m->constraints) != IMP_OK)
         return imp_fail(err, IMP_NOMEM, "not enough memory to load a model");
     IMP_TRY(imp_net_open(m->path, e->config.n_ctx, &m->net, err));
+    IMP_TRY(imp_adapters_load(m, err));
     IMP_TRY(imp_model_init_chat(m, err));
     if (m->net->generate != NULL) imp_cost_build(m->net->generate, e->kv_dtype, &m->cost_generate);
     if (m->net->embed != NULL) imp_cost_build(m->net->embed, e->kv_dtype, &m->cost_embed);
@@ -274,6 +295,7 @@ void imp_model_free(imp_model *m)
     imp_jinja_free(m->template);
     imp_toolfmt_free(m->toolfmt);
     imp_constraints_free(m->constraints);
+    imp_adapters_drop(m);
     imp_net_close(m->net);
     imp_sys_free(m->id);
     imp_sys_free(m->path);
@@ -307,14 +329,16 @@ const imp_model_info *imp_model_get_info(const imp_model *m)
 }
 void imp_model_get_memory(const imp_model *m, imp_memory *out)
 {
+    imp_mutex_lock(m->engine->lock); /* adapters come and go */
     *out = m->inst[m->home].fit.memory;
+    imp_mutex_unlock(m->engine->lock);
 }
 
 imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_error *err)
 {
     const imp_instance *x = &m->inst[m->home];
     imp_device *d = x->unit->device;
-    imp_fit_want want = imp_engine_want(m->engine);
+    imp_fit_want want = imp_model_want(m);
     bool own = d->ops->mem_free != NULL;
     want.mem_bytes = m->engine->config.mem_bytes != 0
                          ? imp_room(m, x->unit)
@@ -337,14 +361,14 @@ imp_status imp_model_plan(imp_model *m, uint32_t n_ctx, imp_memory *out, imp_err
     return s;
 }
 
-static imp_status fit_on(imp_engine *e, const imp_unit *u, const imp_net *net, imp_memory *out,
-                         imp_error *err)
+static imp_status fit_on(const imp_model *m, const imp_unit *u, imp_memory *out, imp_error *err)
 {
-    imp_fit_want want = imp_engine_want(e);
+    imp_engine *e = m->engine;
+    imp_fit_want want = imp_model_want(m);
     imp_device *d = u->device;
     if (d->ops->mem_free != NULL && e->config.mem_bytes == 0) want.mem_bytes = d->ops->mem_free(d);
     imp_fit fit = {0};
-    imp_status s = imp_fit_compute(d, net, &want, &fit, err);
+    imp_status s = imp_fit_compute(d, m->net, &want, &fit, err);
     *out = fit.memory;
     return s;
 }
@@ -354,15 +378,19 @@ imp_status imp_engine_plan(imp_engine *e, const char *path, imp_memory *out, imp
     *out = (imp_memory){0};
     imp_net *net = NULL;
     IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
-    imp_status s = IMP_NO_FIT;
-    for (uint32_t i = 0; i < e->n_unit && s != IMP_OK;
+    imp_model with = {.engine = e, .net = net};
+    imp_status s = imp_adapters_load(&with, err);
+    bool good = s == IMP_OK;
+    if (good) s = IMP_NO_FIT;
+    for (uint32_t i = 0; i < e->n_unit && good && s != IMP_OK;
          i++) { /* in the order in which place_model tries them */
         imp_memory m;
         imp_error later;
         if (i > 0 && e->unit[i]->device->ops->slow_compile) continue;
-        imp_status one = fit_on(e, e->unit[i], net, &m, i == 0 ? err : &later);
+        imp_status one = fit_on(&with, e->unit[i], &m, i == 0 ? err : &later);
         if (i == 0 || one == IMP_OK) s = one, *out = m;
     }
+    imp_adapters_drop(&with);
     imp_net_close(net);
     return s;
 }
@@ -373,15 +401,18 @@ imp_status imp_engine_plan_devices(imp_engine *e, const char *path, imp_device_p
     *n = e->n_unit;
     imp_net *net = NULL;
     IMP_TRY(imp_net_open(path, e->config.n_ctx, &net, err));
-    for (uint32_t i = 0; i < IMP_MIN((size_t)e->n_unit, cap); i++) {
+    imp_model with = {.engine = e, .net = net};
+    imp_status s = imp_adapters_load(&with, err);
+    for (uint32_t i = 0; i < IMP_MIN((size_t)e->n_unit, cap) && s == IMP_OK; i++) {
         const imp_unit *u = e->unit[i];
         imp_error why = {0};
         out[i] =
             (imp_device_plan){.own_memory = u->device->ops->mem_free != NULL, .only_large = u->only_large};
         (void)snprintf(out[i].device, sizeof out[i].device, "%.63s", u->device->name);
-        if (fit_on(e, u, net, &out[i].memory, &why) != IMP_OK)
+        if (fit_on(&with, u, &out[i].memory, &why) != IMP_OK)
             (void)snprintf(out[i].why, sizeof out[i].why, "%.199s", why.text);
     }
+    imp_adapters_drop(&with);
     imp_net_close(net);
-    return IMP_OK;
+    return s;
 }

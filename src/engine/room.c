@@ -72,7 +72,7 @@ uint64_t imp_room(const imp_model *m, const imp_unit *u)
 /* The context that m would get on u with this much memory, 0: none; err then says why. */
 static uint32_t context_with(const imp_model *m, const imp_unit *u, uint64_t bytes, imp_error *err)
 {
-    imp_fit_want want = imp_engine_want(u->engine);
+    imp_fit_want want = imp_model_want(m);
     imp_fit fit;
     want.mem_bytes = bytes;
     imp_status s = imp_fit_compute(u->device, m->net, &want, &fit, err);

@@ -95,6 +95,8 @@ void imp_route_units(imp_model *m, const imp_place_request *r, imp_place_unit *o
                                   .can_export = ops->kv_export != NULL,
                                   .can_import = ops->kv_import != NULL,
                                   .prefill_only = ops->prefill_only,
+                                  .adapters =
+                                      ops->adapters && x->fit.generate.lora_rank + x->fit.embed.lora_rank > 0,
                                   .loaded = x->sched != NULL};
         if ((r->embed || ops->prefill_only) && ops->padded != NULL && r->n_input > 0)
             out[i].pad = (double)ops->padded(u->device, (r->n_prompt + r->n_input - 1) / r->n_input) *
@@ -176,6 +178,7 @@ static imp_place_request describe(const imp_model *m, const imp_request *r)
                            .cost = embed ? &m->cost_embed : &m->cost_generate,
                            .embed = embed,
                            .chunk = m->inst[m->home].fit.generate.max_tok,
+                           .adapters = r->n_lora > 0,
                            .only = r->require};
     uint64_t n = 0, most = 0;
     for (size_t i = 0; i < r->n_input; i++) {
@@ -259,7 +262,7 @@ static void drop_record(imp_model *m, imp_record *rec)
     imp_sys_free(rec);
 }
 
-imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
+static imp_status submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
 {
     imp_engine *e = m->engine;
     uint64_t id = atomic_fetch_add(&e->next_id, 1) + 1, t0 = imp_now_ns();
@@ -293,6 +296,21 @@ imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_
     }
     if (c.shadow >= 0) run_shadow(m, r, &c);
     return IMP_OK;
+}
+
+imp_status imp_submit(imp_model *m, const imp_request *r, uint64_t *out_id, imp_error *err)
+{
+    imp_adapter_use use[IMP_MAX_ADAPTER];
+    imp_request with = *r;
+    size_t n = 0;
+    if (r->n_lora == 0 && !r->no_lora) n = imp_adapters_always(m, use);
+    if (n > 0) {
+        with.lora = use;
+        with.n_lora = n;
+    }
+    imp_status s = submit(m, &with, out_id, err);
+    for (size_t i = 0; i < n; i++) imp_adapter_unref(use[i].adapter);
+    return s;
 }
 
 /* ---- hooks ---------------------------------------------------------------------------------------- */
@@ -455,6 +473,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
                            .embed = i.kind == IMP_REQUEST_EMBED,
                            .n_prompt = i.n_prompt + i.n_generated,
                            .n_gen = 64,
+                           .adapters = i.adapters,
                            .chunk = m->inst[m->home].fit.generate.max_tok};
     imp_choice c;
     imp_route_choose(m, &p, &c);
@@ -471,6 +490,7 @@ static bool on_stranded(void *user, struct job *j, const imp_error *err)
         char text[160];
         if (to == x->unit->index) continue;
         if (i.kind != IMP_REQUEST_EMBED && e->unit[to]->device->ops->prefill_only) continue;
+        if (i.adapters && !e->unit[to]->device->ops->adapters) continue;
         if (!is_ready(&m->inst[to], i.kind == IMP_REQUEST_EMBED, text, sizeof text)) continue;
         if (m->inst[to].sched == NULL && !open_there(x, to)) continue;
         (void)snprintf(rec->fallback, sizeof rec->fallback, "%.40s failed: %.90s", x->unit->device->name,

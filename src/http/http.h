@@ -37,6 +37,7 @@ typedef struct imp_http_config {
      * Called from the server's threads, one call at a time is not promised. */
     char *(*hardware)(void *user);
     void *user;
+    const char *lora_dir; /* a folder from which clients may load adapters; NULL: they may not */
 } imp_http_config;
 
 /* Everything in config is copied. INVALID: a host, key or origin that is not allowed; IO: the port is taken or the

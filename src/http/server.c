@@ -281,7 +281,7 @@ static imp_status start_parts(imp_http *h, imp_engine *engine, const imp_http_co
         http_tls_warn(h->tls);
     }
     if (c->access_log) IMP_TRY(http_access_open(c->access_log, &h->access, err));
-    imp_api_config ac = {engine, c->hardware, c->user};
+    imp_api_config ac = {engine, c->hardware, c->user, c->lora_dir};
     IMP_TRY(imp_api_new(&ac, &h->api, err));
     imp_api_set_http_stats(h->api, get_stats, h);
     if (imp_thread_start(watch, h, &h->watcher) != IMP_OK ||

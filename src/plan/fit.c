@@ -14,7 +14,8 @@ enum {
     OUT_ROWS = 64 /* positions a scoring step may give logits of */
 };
 
-static imp_limits generate_limits(const imp_fit_want *w, uint32_t n_ctx, uint64_t pool_tok)
+static imp_limits generate_limits(const imp_device *d, const imp_fit_want *w, uint32_t n_ctx,
+                                  uint64_t pool_tok)
 {
     uint64_t n_block = (pool_tok + IMP_KV_BLOCK - 1) / IMP_KV_BLOCK;
     /* A partly filled last block a sequence: those must not eat into the promise. */
@@ -24,16 +25,18 @@ static imp_limits generate_limits(const imp_fit_want *w, uint32_t n_ctx, uint64_
                         .max_out = IMP_MAX(w->n_parallel, (uint32_t)OUT_ROWS),
                         .max_ctx = n_ctx,
                         .n_kv_block = (uint32_t)IMP_MIN(n_block, (uint64_t)UINT32_MAX),
+                        .lora_rank = d->ops->adapters ? w->lora_rank : 0,
                         .kv_dtype = w->kv_dtype};
 }
 
-static imp_limits embed_limits(const imp_fit_want *w, uint32_t n_ctx)
+static imp_limits embed_limits(const imp_device *d, const imp_fit_want *w, uint32_t n_ctx)
 {
     uint32_t max_tok = IMP_MAX(w->n_batch, n_ctx); /* an input is computed in one step */
     return (imp_limits){.max_tok = max_tok,
                         .max_seq = IMP_MIN(max_tok, 256u),
                         .max_out = 1,
                         .max_ctx = n_ctx,
+                        .lora_rank = d->ops->adapters ? w->lora_rank : 0,
                         .kv_dtype = w->kv_dtype};
 }
 
@@ -61,17 +64,18 @@ static imp_status try_ctx(imp_device *dev, const imp_net *net, const imp_fit_wan
     m->available = w->mem_bytes;
     m->process = w->process_bytes;
     if (net->generate != NULL) {
-        out->generate = generate_limits(w, n_ctx, pool_tok);
+        out->generate = generate_limits(dev, w, n_ctx, pool_tok);
         if (dev->ops->prefill_only) /* a prompt is read in one step */
             out->generate.max_tok = IMP_MAX(out->generate.max_tok, n_ctx);
         IMP_TRY(add_plan(dev, net->generate, &out->generate, m, &mapped, err));
     }
     if (net->embed != NULL) {
-        out->embed = embed_limits(w, n_ctx);
+        out->embed = embed_limits(dev, w, n_ctx);
         IMP_TRY(add_plan(dev, net->embed, &out->embed, m, &mapped, err));
     }
     if (w->more != NULL && dev->ops->mem_free == NULL)
         m->other += w->more(net, &out->generate, &out->embed, w->user);
+    if (dev->ops->adapters) m->weights += w->lora_bytes;
     m->total = m->weights + m->kv + m->scratch + m->other;
     m->fits = m->total <= w->mem_bytes;
     return IMP_OK;

@@ -10,6 +10,8 @@ typedef struct imp_fit_want {
     uint32_t n_parallel; /* sequences at once, >= 1 */
     uint32_t n_batch;    /* tokens a step, >= 1 */
     imp_dtype kv_dtype;
+    uint32_t lora_rank;     /* room for adapters (dev.h), where the device runs them; 0: none */
+    uint64_t lora_bytes;    /* what those that are there hold */
     uint64_t mem_bytes;     /* limit */
     uint64_t process_bytes; /* what the program holds without any model; handed on */
     /* What serving takes beside the device, for these limits (all zero: no such graph); NULL: nothing. Counted only for

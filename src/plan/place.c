@@ -97,6 +97,7 @@ typedef struct unit_price {
 static const char *why_not(const imp_placer *p, const imp_place_request *r, const imp_place_unit *u)
 {
     if (u->excluded != NULL) return u->excluded;
+    if (r->adapters && !u->adapters) return "adapters are not run there";
     if (u->prefill_only && !r->embed) {
         if (r->n_prompt < 2) return "the prompt has nothing to read ahead";
         if (r->n_prompt >= u->n_ctx) return "the prompt is longer than it reads in one piece";

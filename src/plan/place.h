@@ -38,8 +38,9 @@ typedef struct imp_place_unit {
     double n_prefill;     /* requests that wait for or are in their prefill */
     bool can_export, can_import;
     bool prefill_only; /* it reads prompts, of at most n_ctx - 1 tokens, but does not generate (dev.h) */
-    double pad;  /* embeddings, prefill_only: tokens it computes for each one, where shapes are fixed; 0: 1 */
-    bool loaded; /* else the first request pays load_s */
+    double pad; /* embeddings, prefill_only: tokens it computes for each one, where shapes are fixed; 0: 1 */
+    bool adapters; /* it runs them */
+    bool loaded;   /* else the first request pays load_s */
     double load_s;
 } imp_place_unit;
 
@@ -51,6 +52,7 @@ typedef struct imp_place_request {
     uint32_t n_input;         /* texts of an embedding, 0: one */
     uint32_t n_need;          /* tokens the context must hold */
     uint32_t chunk;           /* prompt tokens a step */
+    bool adapters;            /* it has some */
     const char *only;         /* every phase on this unit, or "a>b": prefill on a, decode on b; NULL: free */
 } imp_place_request;
 

@@ -275,6 +275,7 @@ static void note_start(imp_sched *s, job *j)
             s->n_hit_tok += j->n_cached;
         }
     }
+    imp_job_adapters_run(j);
     imp_fair_serve(&s->fair, j->fair, (double)(j->n_ids - j->n_past));
     if (j->split && j->push == NULL) {
         imp_exec *to = s->c.hooks.receiver != NULL ? s->c.hooks.receiver(s->c.hooks.user, j) : NULL;

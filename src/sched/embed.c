@@ -86,11 +86,13 @@ static void choose_inputs(imp_sched *s, step *t, double budget_s)
     imp_cost_shape sh = {0};
     for (job *j = s->embedding.first; j != NULL; j = j->next) {
         if (j->t_start == 0) j->t_start = imp_now_ns();
+        imp_job_adapters_run(j);
         for (; j->next_input < j->r.n_input; j->next_input++) {
             uint32_t n = (uint32_t)j->r.n_ids[j->next_input];
             if (t->n_seq == lim->max_seq || n > lim->max_tok - t->n_tok) return;
             if (isfinite(budget_s) && with(s, &sh, n) > budget_s) return;
-            s->seq[t->n_seq] = (imp_batch_seq){.first_tok = t->n_tok, .n_tok = n};
+            s->seq[t->n_seq] = (imp_batch_seq){
+                .first_tok = t->n_tok, .n_tok = n, .use = j->r.lora, .n_use = (uint32_t)j->r.n_lora};
             s->seq_job[t->n_seq] = j;
             s->seq_input[t->n_seq] = j->next_input;
             memcpy(s->token + t->n_tok, j->ids + j->input_first[j->next_input], n * sizeof *s->token);

@@ -37,8 +37,54 @@ static imp_status copy_request(job *j, const imp_request *r)
     j->r.sampling.bias = bias;
     j->r.stop = stop;
     j->r.require = NULL; /* the engine's, decided */
+    j->r.n_lora = 0;     /* taken below */
     j->r.ids = NULL;     /* in j->ids */
     return IMP_OK;
+}
+
+/* The adapters stay as long as the job. What they compute is another model's: beginnings are found among jobs with the same
+ * ones only, which are told by their contents, so that a kept cache stays good. */
+static imp_status take_adapters(job *j, const imp_request *r)
+{
+    static const uint8_t key[16] = "impetus adapters";
+    imp_adapter_use *use = imp_arena_array(j->memory, r->n_lora, sizeof *use);
+    if (use == NULL) return IMP_NOMEM;
+    j->r.lora = use;
+    j->r.n_lora = 0;
+    for (size_t i = 0; i < r->n_lora; i++) {
+        if (!(r->lora[i].scale < 0) && !(r->lora[i].scale > 0)) continue;
+        imp_adapter_use *u = &use[j->r.n_lora++];
+        *u = r->lora[i];
+        imp_adapter_ref(u->adapter);
+        atomic_fetch_add(&u->adapter->n_waiting, 1);
+        struct {
+            uint64_t scope, id[2];
+            float scale, zero;
+        } in = {j->r.cache_scope, {u->adapter->id[0], u->adapter->id[1]}, u->scale, 0};
+        uint64_t hash[2];
+        imp_siphash(key, &in, sizeof in, hash);
+        j->r.cache_scope = hash[0];
+    }
+    return IMP_OK;
+}
+
+void imp_job_adapters_run(job *j)
+{
+    for (size_t i = 0; i < j->r.n_lora && !j->adapters_run; i++) {
+        atomic_fetch_sub(&j->r.lora[i].adapter->n_waiting, 1);
+        atomic_fetch_add(&j->r.lora[i].adapter->n_running, 1);
+    }
+    j->adapters_run = true;
+}
+
+static void give_adapters(job *j)
+{
+    for (size_t i = 0; i < j->r.n_lora; i++) {
+        imp_adapter *a = j->r.lora[i].adapter;
+        atomic_fetch_sub(j->adapters_run ? &a->n_running : &a->n_waiting, 1);
+        imp_adapter_unref(a);
+    }
+    j->r.n_lora = 0;
 }
 
 static imp_status alloc_sequence(job *j, uint32_t n_ctx)
@@ -114,6 +160,7 @@ imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *t
             s = alloc_sequence(j, n_ctx);
         }
     }
+    if (s == IMP_OK) s = take_adapters(j, r);
     if (s == IMP_OK && r->constraint != NULL) s = imp_matcher_new(r->constraint, &j->matcher);
     if (s != IMP_OK) {
         imp_job_free(j);
@@ -141,6 +188,7 @@ void imp_job_free(job *j)
     if (j->push != NULL) atomic_store(&j->push->closed, true);
     imp_push_unref(j->push);
     imp_matcher_free(j->matcher);
+    give_adapters(j);
     if (j->dry != NULL) imp_dry_marks_deinit(j->dry);
     imp_arena_free(j->memory);
     imp_sys_free(j);
@@ -223,6 +271,7 @@ void imp_sched_job_get(const job *j, imp_sched_job_info *out)
     *out = (imp_sched_job_info){.tag = j->tag,
                                 .kind = j->r.kind,
                                 .n_prompt = (uint32_t)j->n_prompt,
+                                .adapters = j->r.n_lora > 0,
                                 .n_generated = (uint32_t)(j->n_ids - j->n_prompt),
                                 .cap = (uint32_t)j->cap_ids,
                                 .phase = {j->phase[0], j->phase[1]},

@@ -71,11 +71,13 @@ typedef struct job {
     imp_sched_phase phase[2]; /* prefill (or embedding), decode */
     void *tag;                /* the engine's record of the request */
     bool split;               /* decode happens elsewhere: the cache is exported as it fills */
+    bool adapters_run;        /* they are counted as running, no longer as waiting */
     bool read_ahead; /* all of the prompt but its last token came from a device that does only that */
     imp_push *push;  /* the exported cache; NULL: none */
     imp_sched_handover handover;
 } job;
 
+void imp_job_adapters_run(job *j); /* it has left the queue */
 /* A checked request becomes a job. NOMEM only. */
 IMP_MUST_USE imp_status imp_job_new(const imp_request *r, uint64_t id, const imp_tokenizer *tok,
                                     uint32_t n_ctx, job **out);

@@ -198,6 +198,24 @@ static imp_status check_inputs(const imp_sched *s, const imp_request *r, imp_err
     return IMP_OK;
 }
 
+static imp_status check_adapters(const imp_sched *s, const imp_request *r, imp_error *err)
+{
+    const imp_exec *x = r->kind == IMP_REQUEST_EMBED ? s->c.embed : s->c.generate;
+    const imp_limits *lim = r->kind == IMP_REQUEST_EMBED ? &s->c.embed_limits : &s->c.generate_limits;
+    if (r->n_lora == 0) return IMP_OK;
+    if (lim->lora_rank == 0)
+        return imp_fail_field(err, IMP_UNSUPPORTED, "lora", "%s: adapters are not run there", x->dev->name);
+    uint64_t rank = imp_adapter_ranks(r->lora, r->n_lora);
+    if (rank > lim->lora_rank)
+        return imp_fail_field(err, IMP_TOO_LARGE, "lora",
+                              "the request's adapters have rank %llu together, there is room for %u",
+                              (unsigned long long)rank, lim->lora_rank);
+    for (size_t i = 0; i < r->n_lora; i++)
+        if (!isfinite(r->lora[i].scale))
+            return imp_fail_field(err, IMP_INVALID, "lora", "an adapter's scale is no number");
+    return IMP_OK;
+}
+
 static imp_status check_request(const imp_sched *s, const imp_request *r, imp_error *err)
 {
     const imp_net_config *cfg = &s->c.net->cfg;
@@ -208,6 +226,7 @@ static imp_status check_request(const imp_sched *s, const imp_request *r, imp_er
                                     : "this model does not generate text, it only embeds");
     if (!embed && r->n_input > 1) return imp_fail_field(err, IMP_INVALID, "prompt", "one prompt a request");
     IMP_TRY(check_inputs(s, r, err));
+    IMP_TRY(check_adapters(s, r, err));
     if (r->kind == IMP_REQUEST_GENERATE) {
         IMP_TRY(imp_sampling_check(&r->sampling, cfg->n_vocab, err));
         if (r->n_logprobs > 64)

@@ -40,6 +40,7 @@ typedef struct imp_sched_handover {
 typedef struct imp_sched_job_info {
     void *tag;
     imp_request_kind kind;
+    bool adapters;
     uint32_t n_prompt, n_generated, cap; /* cap: tokens the sequence may reach */
     imp_sched_phase phase[2];            /* prefill (or embedding), decode */
     uint32_t n_cached;

@@ -37,8 +37,12 @@ static bool claim_blocks(imp_sched *s, job *j, uint32_t n_pos)
 /* Add the next n tokens of j to the step. */
 static void add_seq(imp_sched *s, step *t, job *j, uint32_t n)
 {
-    s->seq[t->n_seq] =
-        (imp_batch_seq){.first_tok = t->n_tok, .n_tok = n, .n_past = j->n_past, .block = j->block};
+    s->seq[t->n_seq] = (imp_batch_seq){.first_tok = t->n_tok,
+                                       .n_tok = n,
+                                       .n_past = j->n_past,
+                                       .block = j->block,
+                                       .use = j->r.lora,
+                                       .n_use = (uint32_t)j->r.n_lora};
     s->seq_job[t->n_seq] = j;
     j->in_step = s->step_no;
     s->seq_out[t->n_seq] = UINT32_MAX;
