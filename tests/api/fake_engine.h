@@ -459,6 +459,33 @@ void imp_constraint_free(imp_constraint *c)
     (void)c;
 }
 
+/* It has no adapters. */
+imp_status imp_engine_add_adapter(imp_engine *e, const imp_adapter_source *s, imp_error *err)
+{
+    (void)e, (void)s;
+    return imp_fail(err, IMP_UNSUPPORTED, "no adapters here");
+}
+
+imp_status imp_engine_remove_adapter(imp_engine *e, const char *name, imp_error *err)
+{
+    (void)e, (void)name;
+    return imp_fail(err, IMP_NOT_FOUND, "no adapters here");
+}
+
+imp_status imp_engine_adapters(imp_engine *e, imp_adapter_info **out, size_t *n)
+{
+    (void)e;
+    *out = NULL;
+    *n = 0;
+    return IMP_OK;
+}
+
+imp_status imp_model_adapter(imp_model *m, const char *name, uint32_t id, imp_adapter_use *out)
+{
+    (void)m, (void)name, (void)id, (void)out;
+    return IMP_NOT_FOUND;
+}
+
 void imp_sampling_default(imp_sampling *s)
 {
     *s = (imp_sampling){.temperature = 0.8f,
