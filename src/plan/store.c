@@ -18,6 +18,7 @@ struct imp_store {
 
 static const char SCHEMA[] =
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=2000;"
+    "PRAGMA cache_size=-128;" /* KiB: checking the file reads all of it once, rows are read one at a time */
     "CREATE TABLE IF NOT EXISTS calibration(unit TEXT PRIMARY KEY, fingerprint TEXT, at INTEGER, size "
     "INTEGER, data BLOB);"
     "CREATE TABLE IF NOT EXISTS learned(unit TEXT PRIMARY KEY, fingerprint TEXT, at INTEGER, size INTEGER, "
