@@ -63,7 +63,8 @@ static imp_status take_adapters(job *j, const imp_request *r)
         } in = {j->r.cache_scope, {u->adapter->id[0], u->adapter->id[1]}, u->scale, 0};
         uint64_t hash[2];
         imp_siphash(key, &in, sizeof in, hash);
-        j->r.cache_scope = hash[0];
+        const uint64_t passing = 1ull << 63; /* stays what it says: not to be kept on disk (restore.c) */
+        j->r.cache_scope = (hash[0] & ~passing) | (j->r.cache_scope & passing);
     }
     return IMP_OK;
 }
