@@ -307,10 +307,11 @@ static json_t *candidate_json(const plan *p, const imp_candidate *c)
                   number(c, c->tpot_s * 1e3), "interval", interval, "bound",
                   c->excluded ? json_null() : json_string(imp_bound_name(c->prefill_bound)), "decode_bound",
                   c->excluded ? json_null() : json_string(imp_bound_name(c->decode_bound)), "joules",
-                  c->excluded || c->joules < 0 ? json_null() : app_json_round(c->joules, 4), "excluded",
+                  c->excluded || !c->metered ? json_null() : app_json_round(c->joules, 4), "excluded",
                   c->excluded ? json_string(c->excluded) : json_null());
     if (is_sim(p, c)) json_object_set_new(o, "simulated", json_string("SIMULATED"));
-    if (!c->excluded && c->joules >= 0) /* the power they follow from: measured here, published or assumed */
+    if (!c->excluded &&
+        c->metered) /* the power they follow from: measured here; of a simulated unit published or assumed */
         json_object_set_new(o, "joules_from",
                             json_string(imp_mark_name(p->unit[c->decode].learn->machine.f[IMP_F_WATT].mark)));
     return o;
@@ -376,7 +377,7 @@ static void candidate_human(const plan *p, const imp_candidate *c, bool chosen)
     }
     printf("  %-44s%10.2f%10.3f  %9.1f - %-9.1f %-8s%-8s", pair, c->ttft_s * 1e3, c->tpot_s * 1e3,
            c->lo_s * 1e3, c->hi_s * 1e3, imp_bound_name(c->prefill_bound), imp_bound_name(c->decode_bound));
-    if (c->joules >= 0)
+    if (c->metered)
         printf("%8.2f", c->joules);
     else
         printf("%8s", "-");

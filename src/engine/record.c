@@ -165,7 +165,7 @@ static void write_candidate(imp_buf *b, const imp_candidate *c, const char (*uni
                 "bound\":\"%s\"",
                 c->ttft_s * 1e3, c->tpot_s * 1e3, c->lo_s * 1e3, c->hi_s * 1e3,
                 imp_bound_name(c->prefill_bound), imp_bound_name(c->decode_bound));
-    if (c->joules >= 0)
+    if (c->metered)
         imp_buf_fmt(b, ",\"joules\":%.4f", c->joules);
     else
         imp_buf_str(b, ",\"joules\":null");

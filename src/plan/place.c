@@ -209,6 +209,13 @@ static double joules_of(const imp_place_unit *u, double s)
     return w > 0 ? w * s : -1;
 }
 
+/* What is only assumed of a unit's power does for comparing, not for telling. */
+static bool knows_power(const imp_place_unit *u)
+{
+    const imp_machine *m = &u->learn->machine;
+    return m->simulated || m->f[IMP_F_WATT].mark == IMP_MARK_MEASURED;
+}
+
 /* The hand-over: all blocks, but only those of the last chunk are not behind the prefill. */
 static void price_move(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b,
                        const unit_price *pa, imp_candidate *c)
@@ -266,6 +273,7 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     double share = 1 / (pb->n_seq + 1); /* a step's energy is shared by its batch */
     double ja = joules_of(a, pa->prefill.s), jb = joules_of(b, n_step * c->tpot_s * share);
     c->joules = ja < 0 || jb < 0 ? -1 : ja + jb;
+    c->metered = c->joules >= 0 && knows_power(a) && knows_power(b);
     double device = pa->added_s + n_step * (pb->decode.s - pb->alone_s);
     switch (p->policy) {
     case IMP_POLICY_LATENCY: c->total_s = service + harm; break;

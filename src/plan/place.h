@@ -62,7 +62,8 @@ typedef struct imp_candidate {
     double wait_s, ttft_s, tpot_s, total_s; /* total: with what it costs the others; by policy */
     double lo_s, hi_s;                      /* of ttft + n_gen * tpot */
     double joules;                          /* < 0: not known */
-    double bytes, flop;                     /* of the whole request */
+    bool metered;       /* joules follow from a power that was measured or, for a simulated unit, published */
+    double bytes, flop; /* of the whole request */
     double kv_bytes, moved_s,
         exposed_s; /* hand-over of the cache: all of it, and what prefill does not hide */
     imp_bound prefill_bound, decode_bound;

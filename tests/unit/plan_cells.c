@@ -185,6 +185,12 @@ static void steps_behind_a_prompt(void **state)
         imp_place(&p, &r, &u, 1, &ch);
         double want = priced(&w, imp_cost_shape_decode(1, 306), times[k]);
         assert_true(off(ch.cand[0].tpot_s, want) < 0.05);
+        assert_true(ch.cand[0].joules > 0 &&
+                    !ch.cand[0].metered); /* a power that is only assumed is not told */
+        w.l->machine.f[IMP_F_WATT].mark = IMP_MARK_MEASURED;
+        imp_place(&p, &r, &u, 1, &ch);
+        assert_true(ch.cand[0].metered);
+        w.l->machine.f[IMP_F_WATT].mark = IMP_MARK_ASSUMED;
     }
     world_deinit(&w);
 }
