@@ -1,7 +1,7 @@
 /* tests/reference/peer_eval.c - one prompt of token ids through llama.cpp, to check our golden files against it.
  *
  * Place:  built against the library of build/peer by mk/peers.mk; no part of Impetus.
- * Use:    peer_eval MODEL.gguf logits|embed CONTEXT TRAINED < lines of ids
+ * Use:    peer_eval MODEL.gguf logits|embed CONTEXT TRAINED [ADAPTER.gguf SCALE] < lines of ids
  *         writes f32 in host order to stdout: logits [ids][vocab], or one vector [dim], for each line.
  *         TRAINED replaces the original context that Phi-3's longrope compares CONTEXT with; 0: the file's.
  * Always: f32 KV cache, no flash attention, one thread, so that only the order of sums differs from a plain evaluation. */
@@ -47,8 +47,10 @@ static int evaluate(struct llama_context *ctx, const struct llama_model *model, 
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: peer_eval MODEL.gguf logits|embed CONTEXT TRAINED < lines of ids\n");
+    if (argc != 5 && argc != 7) {
+        fprintf(
+            stderr,
+            "usage: peer_eval MODEL.gguf logits|embed CONTEXT TRAINED [ADAPTER.gguf SCALE] < lines of ids\n");
         return 2;
     }
     int embed = !strcmp(argv[2], "embed");
@@ -69,6 +71,11 @@ int main(int argc, char **argv)
     cp.embeddings = embed;
     struct llama_context *ctx = llama_init_from_model(model, cp);
     if (!ctx) return 1;
+    if (argc == 7) {
+        struct llama_adapter_lora *a = llama_adapter_lora_init(model, argv[5]);
+        float scale = (float)atof(argv[6]);
+        if (!a || llama_set_adapters_lora(ctx, &a, 1, &scale) != 0) return 1;
+    }
     char line[1 << 16];
     int rc = 0;
     while (rc == 0 && fgets(line, sizeof line, stdin)) {
