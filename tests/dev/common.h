@@ -331,7 +331,8 @@ static inline imp_val tiny_attn(rig *r, imp_graph *g, const tiny *t, imp_val h, 
                        .softcap = t->softcap};
     imp_val sink = t->sinks ? weight(r, g, IMP_F32, 0, t->n_head, 2) : 0;
     imp_val y = imp_g_attn(g, imp_g_rope(g, q, &rope), imp_g_rope(g, k, &rope), v, sink, &a);
-    return imp_g_linear(g, y, weight(r, g, t->dtype, n_embd, n_q, 1.2f / sqrtf((float)n_q)), 0);
+    imp_val out = weight(r, g, t->dtype, n_embd, n_q, 1.2f / sqrtf((float)n_q));
+    return imp_g_linear(g, y, out, t->bias ? weight(r, g, IMP_F32, 0, n_embd, s) : 0);
 }
 
 /* Logits [out][N_VOCAB]; with `pool` (mean) vectors [seq][n_embd] instead. */
