@@ -242,12 +242,16 @@ IMP_INLINE void weigh(struct row *r, const imp_attn_args *a)
         sum = sum + e;
         v_store(p + j, e);
     }
-    vf shrink = v_exp(v_set1(*r->m - m));
+    float before = *r->m;
+    *r->m = m;
+    if (before == m || before == -INFINITY) { /* e^0 = 1; or nothing was there, and out and l are 0 */
+        *r->l += v_hsum(sum);
+        return;
+    }
     float c[W];
+    vf shrink = v_exp(v_set1(before - m));
     v_store(c, shrink);
     *r->l = fmaf(*r->l, c[0], v_hsum(sum));
-    *r->m = m;
-    if (c[0] == 1.0f) return;
     size_t d = 0;
     for (; d + W <= a->head_dim; d += W) v_store(r->out + d, v_load(r->out + d) * shrink);
     if (d < a->head_dim)

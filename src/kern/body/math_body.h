@@ -8,8 +8,8 @@
 #ifndef IMP_KERN_MATH_BODY_H
 #define IMP_KERN_MATH_BODY_H
 
-/* x = n ln2 + r; e^r = 1 + r + r^2 (c0 + c1 r + ...). 2^n is applied in two steps, so that denormal results are rounded
- * once and n = 128 does not overflow early. */
+/* x = n ln2 + r; e^r = 1 + r + r^2 (c0 + c1 r + ...). 2^n is applied in two steps or by an instruction for it, so
+ * that denormal results are rounded once and n = 128 does not overflow early. */
 IMP_INLINE vf v_exp(vf x)
 {
     x = v_min(v_set1(89.0f), x);
@@ -23,8 +23,12 @@ IMP_INLINE vf v_exp(vf x)
     p = v_fma(p, r, v_set1(0x1.555486p-3f));
     p = v_fma(p, r, v_set1(0.5f));
     p = v_fma(p * r, r, r) + v_set1(1.0f);
+#if defined(V_LDEXP)
+    return v_ldexp(p, n);
+#else
     vf n1 = v_round(n * v_set1(0.5f));
     return p * v_pow2(n1) * v_pow2(n - n1);
+#endif
 }
 
 /* Below 0.625 an odd polynomial, above 1 - 2 / (e^(2|x|) + 1). */

@@ -98,10 +98,11 @@ IMP_INLINE vf v_select_lt(vf a, vf b, vf x, vf y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
-IMP_INLINE vf v_pow2(vf n)
+/* a * 2^n, rounded once */
+#define V_LDEXP 1
+IMP_INLINE vf v_ldexp(vf a, vf n)
 {
-    __m512i e = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
-    return _mm512_castsi512_ps(e);
+    return _mm512_scalef_ps(a, n);
 }
 IMP_INLINE __m256 v_fold(vf a)
 {
