@@ -177,7 +177,7 @@ template <typename KV, int G> __device__ __forceinline__ void attend(const cu_at
 {
     extern __shared__ float smem[];
     const uint32_t hd = a.head_dim, per = a.n_head / a.n_kv_head, n_chunk = (per + G - 1) / G;
-    float *qs = smem, *sc = qs + G * hd, *os = sc + G * CU_SPLIT_FAR; // q, scores, output of 4 warps
+    float *qs = smem, *sc = qs + (G * hd + 3) / 4 * 4, *os = sc + G * CU_SPLIT_FAR; // q, scores, output of 4 warps
     __shared__ float ml[G][2];
     __shared__ bool is_last;
     pdl_next();

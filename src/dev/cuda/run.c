@@ -425,7 +425,7 @@ static void attn_any(step *s, const cu_attn *from, uint32_t kind, uint32_t per)
     cu_attn a = *from;
     uint32_t size = per == 1 ? 0 : per <= 4 ? 1 : 2, g = size == 0 ? 1 : 4 * size, chunk = (per + g - 1) / g;
     cu_func f = f_of[kind][size];
-    uint32_t smem = (g * a.head_dim * 5 + g * CU_SPLIT_FAR) * 4;
+    uint32_t smem = (g * a.head_dim * 5 + 3 + g * CU_SPLIT_FAR) * 4;
     for (; a.t0 < a.m; a.t0 += s->x->attn_rows)
         launch(s, f, s->n_split, (uint64_t)a.n_kv_head * chunk, IMP_MIN(s->x->attn_rows, a.m - a.t0), 128,
                smem, &a);
