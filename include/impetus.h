@@ -70,18 +70,19 @@ typedef struct imp_model imp_model;
 typedef struct imp_engine_config {
     const char
         *device; /* devices to use, with commas: "cpu", "ref", "sim:PROFILE"; NULL or "auto": all there are */
-    uint32_t n_thread;     /* 0: one a physical core */
-    uint32_t n_ctx;        /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
-    uint32_t n_parallel;   /* sequences that generate at once; 0: 8 */
-    uint32_t n_queue;      /* requests that may wait; 0: 1024 */
-    uint32_t n_batch;      /* tokens a step may process; 0: 512 */
-    uint64_t mem_bytes;    /* memory limit; 0: what the machine has available */
-    const char *kv_dtype;  /* "f16" (default), "f32", "q8_0", "q4" (4-bit keys, 8-bit values) */
-    bool quiet;            /* no progress on stderr */
-    const char *policy;    /* "latency" (default), "throughput", "energy" */
-    double watt_cap;       /* units that draw more are left out; 0: none */
-    int embeddings_on_npu; /* 1: only there, -1: never, 0: as measured */
-    int gpu_matrix_units;  /* -1: expect only the plain f32 rate of a GPU that was not measured */
+    uint32_t n_thread;    /* 0: one a physical core */
+    uint32_t n_ctx;       /* tokens a sequence may hold; 0: the model's own limit, as far as memory allows */
+    uint32_t n_parallel;  /* sequences that generate at once; 0: 8 */
+    uint32_t n_queue;     /* requests that may wait; 0: 1024 */
+    uint32_t n_batch;     /* tokens a step may process; 0: 512 */
+    uint64_t mem_bytes;   /* memory limit; 0: what the machine has available */
+    const char *kv_dtype; /* "f16" (default), "f32", "q8_0", "q4" (4-bit keys, 8-bit values) */
+    bool quiet;           /* no progress on stderr */
+    const char *policy;   /* "latency" (default), "throughput", "energy" */
+    double watt_cap;      /* units that draw more are left out; 0: none */
+    double joule_cap; /* choices that take more for a request are left out, where that is known; 0: none */
+    int embeddings_on_npu;     /* 1: only there, -1: never, 0: as measured */
+    int gpu_matrix_units;      /* -1: expect only the plain f32 rate of a GPU that was not measured */
     uint32_t max_npu_model_mb; /* larger models never go to an NPU; 0: as measured */
     int speculate; /* guess tokens ahead: 0: where that changes no answer, 1: also elsewhere, -1: never */
     uint32_t
@@ -475,8 +476,9 @@ typedef struct imp_stats {
     uint64_t n_drafted_tok, n_accepted_tok; /* guessed tokens that were computed, and were right */
     uint64_t n_restored_tok;                /* of n_cache_hit_tok: read from disk (kv_dir) for a request */
     uint64_t n_kv_saved, n_kv_loaded;       /* blocks written there, and read */
-    uint64_t n_kv_refused, n_kv_evicted;    /* files that were damaged or not what their names say; gone for room */
-    uint64_t kv_disk_bytes, kv_disk_files;  /* blocks there */
+    uint64_t n_kv_refused,
+        n_kv_evicted; /* files that were damaged or not what their names say; gone for room */
+    uint64_t kv_disk_bytes, kv_disk_files; /* blocks there */
 } imp_stats;
 void imp_engine_get_stats(imp_engine *e, imp_stats *out);
 /* Begin to write what the prefix caches hold to kv_dir, beside what else goes on. false: there is no kv_dir. */

@@ -118,6 +118,17 @@ static const char *str(const json_t *o, const char *key)
     return s ? s : "";
 }
 
+static void work_human(const json_t *c)
+{
+    printf("  %39s %.2f MB, %.2f Gflop; %.0f %% / %.0f %% of the best rate of what binds, last taught ", "",
+           num(c, "bytes") * 1e-6, num(c, "flop") * 1e-9, 100 * num(c, "efficiency"),
+           100 * num(c, "decode_efficiency"));
+    if (json_is_number(json_object_get(c, "age_s")))
+        printf("%.0f s before; %.2f ms of waiting\n", num(c, "age_s"), num(c, "wait_ms"));
+    else
+        printf("never; %.2f ms of waiting\n", num(c, "wait_ms"));
+}
+
 static void candidate_human(const json_t *c, const char *note)
 {
     printf("  %-18s > %-18s", str(c, "prefill"), str(c, "decode"));
@@ -130,6 +141,7 @@ static void candidate_human(const json_t *c, const char *note)
            num(c, "ttft_ms"), num(c, "tpot_ms"), json_number_value(json_array_get(iv, 0)),
            json_number_value(json_array_get(iv, 1)), str(c, "bound"), str(c, "decode_bound"),
            num(c, "samples"), json_object_get(c, "simulated") ? ", SIMULATED" : "", note);
+    if (json_object_get(c, "efficiency")) work_human(c);
     if (kv)
         printf("  %39s moves %.2f MB of cache in %.2f ms, %.2f ms of it exposed\n", "",
                num(kv, "bytes") * 1e-6, num(kv, "ms"), num(kv, "exposed_ms"));

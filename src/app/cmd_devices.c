@@ -153,6 +153,18 @@ static size_t calibrated(app *a, imp_machine m[APP_DEVICES], int64_t age_s[APP_D
     return n;
 }
 
+/* What was measured of a device; the rest is learned from what it runs, or assumed. */
+static void print_measured(const imp_machine *m, int64_t age_s)
+{
+    static const imp_field shown[] = {IMP_F_BW, IMP_F_INT8, IMP_F_F16, IMP_F_F32, IMP_F_LAUNCH};
+    printf("  calibration %.1f hours old: %s", (double)age_s / 3600, m->name);
+    for (size_t i = 0, n = 0; i < IMP_COUNT(shown); i++)
+        if (m->f[shown[i]].mark == IMP_MARK_MEASURED)
+            printf("%s %s %.4g %s", n++ ? "," : "", imp_field_key(shown[i]), m->f[shown[i]].v,
+                   imp_field_unit(shown[i]));
+    putchar('\n');
+}
+
 /* What plans start from. */
 static void print_known(app *a)
 {
@@ -162,10 +174,7 @@ static void print_known(app *a)
     if (n == 0)
         puts("  calibration none of this machine as it is now: 'impetus calibrate' makes predictions good "
              "from the start");
-    for (size_t i = 0; i < n; i++)
-        printf("  calibration %.1f hours old: %s %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
-               (double)age_s[i] / 3600, m[i].name, m[i].f[IMP_F_BW].v, m[i].f[IMP_F_INT8].v * 1e3,
-               m[i].f[IMP_F_F32].v * 1e3);
+    for (size_t i = 0; i < n; i++) print_measured(&m[i], age_s[i]);
     app_transfers_print(m, n);
     app_rules_print(a);
 }

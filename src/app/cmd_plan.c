@@ -162,10 +162,10 @@ static imp_status judge(app *a, plan *p, const imp_net *net, const char *name)
             exclude(p, u, "--device %.60s was asked for", asked);
         else if (!strcmp(name, "ref0") && (!asked || !strcmp(asked, "auto")))
             exclude(p, u, "the slow reference, used only with --device ref");
-        else if (on && on->why[0])
-            exclude(p, u, "%s", on->why);
         else if (on && on->only_large && !one_is_too_small(p))
             exclude(p, u, "a single device holds the whole model");
+        else if (on && on->why[0])
+            exclude(p, u, "%s", on->why);
     }
     d->ops->close(d);
     return IMP_OK;
@@ -267,6 +267,7 @@ static imp_status make_plan(app *a, const char *path, const imp_net *net, plan *
     const char *policy = opt_str(&a->opt, OPT_POLICY);
     if (policy) (void)imp_policy_from_name(policy, &placer.policy);
     if (opt_set(&a->opt, OPT_WATT_CAP)) placer.watt_cap = a->opt.v[OPT_WATT_CAP].f;
+    if (opt_set(&a->opt, OPT_JOULE_CAP)) placer.joule_cap = a->opt.v[OPT_JOULE_CAP].f;
     imp_place_request r = {.cost = &p->cost,
                            .embed = p->embed,
                            .n_prompt = p->prompt,
@@ -393,6 +394,10 @@ static void memory_human(const plan *p)
            "available", "largest ctx");
     for (size_t i = 0; i < p->n_on; i++) {
         const imp_memory *m = &p->on[i].memory;
+        if (m->total == 0) {
+            printf("  %-24s%s\n", p->on[i].device, p->on[i].why);
+            continue;
+        }
         printf("  %-24s%12s%12s%12s%12s%12s%12u%s\n", p->on[i].device, app_size_text(m->weights, w),
                app_size_text(m->kv, kv), app_size_text(m->scratch, s), app_size_text(m->total, t),
                app_size_text(m->available, free), m->largest_ctx, m->fits ? "" : "  does not fit");

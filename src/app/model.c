@@ -185,6 +185,7 @@ imp_status app_engine(app *a)
                            .quiet = !app_term_shows_progress(),
                            .policy = opt_str(&a->opt, OPT_POLICY),
                            .watt_cap = opt_set(&a->opt, OPT_WATT_CAP) ? a->opt.v[OPT_WATT_CAP].f : 0,
+                           .joule_cap = opt_set(&a->opt, OPT_JOULE_CAP) ? a->opt.v[OPT_JOULE_CAP].f : 0,
                            .embeddings_on_npu = rules.embeddings_on_npu,
                            .max_npu_model_mb = rules.max_npu_model_mb,
                            .gpu_matrix_units = rules.gpu_matrix_units,

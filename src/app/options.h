@@ -108,6 +108,8 @@ typedef enum app_opt_type {
       "what devices are chosen by; default latency")                                                         \
     X(WATT_CAP, "watt-cap", 0, TYPE_FLOAT, 0.1, 100000, NULL, "W", CMDS_LOAD | C_(PLAN),                     \
       "leave out devices that draw more")                                                                    \
+    X(JOULE_CAP, "joule-cap", 0, TYPE_FLOAT, 0.001, 1e9, NULL, "J", CMDS_LOAD | C_(PLAN),                    \
+      "leave out choices that are thought to take more for a request")                                       \
     X(NPU_EMBED, "embeddings-on-npu", 0, TYPE_CHOICE, 0, 0, NULL, "auto|on|off", CMDS_RULES,                 \
       "embeddings only on NPUs, or never; auto: as measured (default)")                                      \
     X(NPU_MAX_MB, "max-npu-model-mb", 0, TYPE_UINT, 1, 1e9, NULL, "MB", CMDS_RULES,                          \

@@ -214,6 +214,7 @@ static imp_status choose_policy(imp_engine *e, imp_error *err)
     imp_placer *p = &e->placer;
     imp_placer_init(p);
     p->watt_cap = e->config.watt_cap;
+    p->joule_cap = e->config.joule_cap;
     if (e->config.policy != NULL && !imp_policy_from_name(e->config.policy, &p->policy))
         return imp_fail_field(err, IMP_INVALID, "policy",
                               "the policy can be latency, throughput or energy, not \"%.20s\"",

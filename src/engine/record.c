@@ -40,7 +40,13 @@ imp_record *imp_record_new(const imp_model *m, const imp_request *r, uint64_t id
     rec->margin = c->margin;
     rec->kept = c->kept;
     rec->device[0] = rec->device[1] = m->home;
-    if (c->chosen < 0) return rec;
+    if (c->chosen < 0) {
+        const imp_candidate *own = c->n_cand > 0 ? &rec->cand[m->home * (e->n_unit + 1)] : NULL;
+        if (own != NULL && own->excluded != NULL)
+            (void)snprintf(rec->fallback, sizeof rec->fallback, "no device was left to choose (%.40s: %.70s)",
+                           rec->unit[m->home], own->excluded);
+        return rec;
+    }
     const imp_candidate *x = &c->cand[c->chosen];
     rec->device[0] = x->prefill;
     rec->device[1] = x->decode;
@@ -171,6 +177,11 @@ static void write_candidate(imp_buf *b, const imp_candidate *c, const char (*uni
         imp_buf_str(b, ",\"joules\":null");
     imp_buf_fmt(b, ",\"price_ms\":%.4f,\"wait_ms\":%.4f,\"bytes\":%.0f,\"flop\":%.0f,\"samples\":%u",
                 c->total_s * 1e3, c->wait_s * 1e3, c->bytes, c->flop, c->n_sample);
+    imp_buf_fmt(b, ",\"efficiency\":%.4f,\"decode_efficiency\":%.4f", c->reached[0], c->reached[1]);
+    if (c->age_s >= 0)
+        imp_buf_fmt(b, ",\"age_s\":%.0f", c->age_s);
+    else
+        imp_buf_str(b, ",\"age_s\":null");
     if (c->prefill != c->decode)
         imp_buf_fmt(b, ",\"kv_moved\":{\"bytes\":%.0f,\"ms\":%.4f,\"exposed_ms\":%.4f}", c->kv_bytes,
                     c->moved_s * 1e3, c->exposed_s * 1e3);

@@ -2,6 +2,7 @@
 #include "plan/learn.h"
 
 #include <math.h>
+#include <time.h>
 
 enum {
     FAR_RUN = 4,
@@ -381,6 +382,7 @@ void imp_learn_observe(imp_learn *l, const imp_cost *c, const imp_cost_shape *sh
     imp_cost_time t;
     double ops = price(l, c, sh, &a, &t), r = log(actual / t.s);
     l->n_observed++;
+    l->at = (int64_t)time(NULL);
     if (c->id == 0) {
         teach_ops(l, &a, r, false);
         return;

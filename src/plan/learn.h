@@ -37,6 +37,7 @@ typedef struct imp_learn {
     double untaught_s; /* time observed since the ops were taught */
     uint64_t n_observed;
     int run;         /* of the ops' far residuals, by calibration */
+    int64_t at;      /* Unix seconds of the last lesson; 0: never */
     double residual; /* smoothed |log(actual / predicted)| of the last observations */
 } imp_learn;
 

@@ -2,6 +2,7 @@
 #include "plan/place.h"
 
 #include <math.h>
+#include <time.h>
 
 static const char *const POLICY[] = {"latency", "throughput", "energy"};
 
@@ -75,6 +76,10 @@ double imp_place_prefill_s(const imp_learn *l, const imp_cost *c, uint32_t n_pro
         bytes += last.bytes;
         flop += last.flop;
     }
+    double f = out->s > 0 ? s / out->s : 1;
+    out->memory_s *= f;
+    out->compute_s *= f;
+    out->launch_s *= f;
     out->s = s;
     out->bytes = bytes;
     out->flop = flop;
@@ -216,6 +221,22 @@ static bool knows_power(const imp_place_unit *u)
     return m->simulated || m->f[IMP_F_WATT].mark == IMP_MARK_MEASURED;
 }
 
+/* The efficiency a prediction stands on: of the unit's best rates, what the binding part reaches. Above 1: from caches. */
+static double reached(const imp_machine *m, const imp_cost_time *t)
+{
+    double peak = fmax(fmax(m->f[IMP_F_F32].v, m->f[IMP_F_F16].v), m->f[IMP_F_INT8].v);
+    double s = t->bound == IMP_BOUND_MEMORY ? t->memory_s : t->bound == IMP_BOUND_COMPUTE ? t->compute_s : 0;
+    double best =
+        t->bound == IMP_BOUND_MEMORY ? t->bytes / (m->f[IMP_F_BW].v * 1e9) : t->flop / (peak * 1e12);
+    return s > 0 ? best / s : 0;
+}
+
+static double age_of(const imp_place_unit *a, const imp_place_unit *b)
+{
+    int64_t at = IMP_MIN(a->learn->at, b->learn->at);
+    return at > 0 ? fmax((double)((int64_t)time(NULL) - at), 0) : -1;
+}
+
 /* The hand-over: all blocks, but only those of the last chunk are not behind the prefill. */
 static void price_move(const imp_place_request *r, const imp_place_unit *a, const imp_place_unit *b,
                        const unit_price *pa, imp_candidate *c)
@@ -268,6 +289,9 @@ static void price_pair(const imp_placer *p, const imp_place_request *r, const im
     c->prefill_bound = pa->prefill.bound;
     c->decode_bound = r->embed ? pa->prefill.bound : pb->decode.bound;
     c->n_sample = IMP_MIN(pa->prefill.n_sample, r->embed ? UINT32_MAX : pb->decode.n_sample);
+    c->reached[0] = reached(&a->learn->machine, &pa->prefill);
+    c->reached[1] = r->embed ? 0 : reached(&b->learn->machine, &pb->decode);
+    c->age_s = age_of(a, b);
     c->bytes = pa->prefill.bytes + pb->decode.bytes * n_step;
     c->flop = pa->prefill.flop + pb->decode.flop * n_step;
     double share = 1 / (pb->n_seq + 1); /* a step's energy is shared by its batch */
@@ -392,6 +416,8 @@ void imp_place(imp_placer *p, const imp_place_request *r, const imp_place_unit *
             c->excluded = price[a].excluded != NULL ? price[a].excluded : price[b].excluded;
             if (c->excluded == NULL) c->excluded = pair_excluded(r, &u[a], &u[b]);
             if (c->excluded == NULL) price_pair(p, r, u, price, c);
+            if (c->excluded == NULL && p->joule_cap > 0 && c->joules > p->joule_cap)
+                c->excluded = "it takes more energy than the cap allows";
         }
     choose(p, r, u, price, out);
 }

@@ -67,7 +67,10 @@ typedef struct imp_candidate {
     double kv_bytes, moved_s,
         exposed_s; /* hand-over of the cache: all of it, and what prefill does not hide */
     imp_bound prefill_bound, decode_bound;
+    double reached
+        [2]; /* of prefill and decode: share of the unit's bandwidth or peak, by what binds; 0: starting does */
     uint32_t n_sample;
+    double age_s; /* since a unit of it was last taught, the longer; < 0: one never was */
     double sd;
 } imp_candidate;
 
@@ -79,8 +82,9 @@ typedef struct imp_place_class {
 
 typedef struct imp_placer {
     imp_policy policy;
-    double watt_cap; /* 0: none; ENERGY and others leave out units above it */
-    double pace;     /* prompts may make a step that also generates this much longer (sched.h); 0: no limit */
+    double watt_cap;  /* 0: none; ENERGY and others leave out units above it */
+    double joule_cap; /* 0: none; what is known to take more for a request is left out */
+    double pace; /* prompts may make a step that also generates this much longer (sched.h); 0: no limit */
     double hysteresis; /* gain that a change must bring, as a share */
     double explore;    /* share of predicted device time that may go to trying */
     double spent_s, explored_s;

@@ -266,8 +266,9 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
                                  imp_error *err)
 {
     stored_learned d;
+    int64_t at;
     IMP_TRY(get_blob(s, "SELECT fingerprint, at, data FROM learned WHERE unit=?", unit, fingerprint, &d,
-                     sizeof d, NULL, err));
+                     sizeof d, &at, err));
     if (d.n_key < 3 || d.n_key > IMP_LEARN_KEYS)
         return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     for (int i = 0; i < IMP_LEARN_PHASES; i++)
@@ -281,6 +282,7 @@ imp_status imp_store_get_learned(imp_store *s, const char *unit, const char *fin
             return imp_fail(err, IMP_NOT_FOUND, "what was learned about %s is damaged", unit);
     l->n_key = d.n_key;
     l->n_observed = d.n_observed;
+    l->at = d.n_observed > 0 ? at : 0;
     l->cells = d.cells;
     imp_cells_settle(&l->cells);
     memset(l->p, 0, sizeof l->p);

@@ -391,6 +391,65 @@ static void rules(void **state)
     imp_place(&w.placer, &r, u, N_UNIT, &ch);
     assert_true(ch.cand[ch.chosen].prefill == 0);
     assert_non_null(strstr(ch.cand[8].excluded, "power"));
+    for (int i = 0; i < N_UNIT; i++) w.learn[i].machine.f[IMP_F_WATT].mark = IMP_MARK_MEASURED;
+    w.placer.watt_cap = 0; /* a cap between what the two cheapest take leaves one; a lower one none */
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    double least = INFINITY, second = INFINITY;
+    for (uint32_t i = 0; i < ch.n_cand; i++) {
+        double j = ch.cand[i].joules;
+        assert_true(j > 0);
+        if (j < least)
+            second = least, least = j;
+        else
+            second = fmin(second, j);
+    }
+    w.placer.joule_cap = (least + second) / 2;
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_true(ch.chosen >= 0 && ch.cand[ch.chosen].joules == least && ch.runner_up == -1);
+    assert_non_null(strstr(ch.cand[8].excluded, "energy"));
+    w.placer.joule_cap = least / 2;
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_int_equal(ch.chosen, -1);
+    free(w.learn);
+    imp_graph_free(g);
+}
+
+/* What was measured of handing caches over is the pair's price: rates out and in, and so much a block; and it decides. */
+static void hand_over_is_priced(void **state)
+{
+    (void)state;
+    static world w;
+    imp_graph *g = decoder(&QWEN2_15B);
+    imp_cost c;
+    imp_cost_build(g, IMP_F16, &c);
+    world_init(&w, &c, false);
+    imp_place_unit u[N_UNIT];
+    static imp_choice ch;
+    views(&w, u);
+    imp_place_request r = {
+        .model = 1, .cost = &c, .n_prompt = 1000, .n_gen = 64, .n_need = 1064, .chunk = CHUNK};
+    imp_value *out = &w.learn[1].machine.f[IMP_F_HAND_OUT], *in = &w.learn[2].machine.f[IMP_F_HAND_IN];
+    imp_value *out_us = &w.learn[1].machine.f[IMP_F_HAND_US], *in_us = &w.learn[2].machine.f[IMP_F_HAND_US];
+    out->v = 5, in->v = 2, out_us->v = 30, in_us->v = 20;
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    const imp_candidate *pair = &ch.cand[1 * N_UNIT + 2];
+    double bytes = 1000 * c.kv_bytes_tok, fast = bytes / 5e9 + bytes / 2e9 + 16 * 50e-6;
+    assert_true(fabs(pair->kv_bytes / bytes - 1) < 1e-9 && fabs(pair->moved_s / fast - 1) < 1e-9);
+    assert_true(pair->exposed_s < pair->moved_s &&
+                pair->exposed_s > 0.4 * pair->moved_s); /* the last chunk */
+    assert_true(ch.cand[ch.chosen].prefill == 1 && ch.cand[ch.chosen].decode == 2);
+    double total = pair->total_s, exposed = pair->exposed_s;
+    out_us->v =
+        1e6; /* a second a block: what the prefill does not hide is waited for, and the pair is left */
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    double slow = bytes / 5e9 + bytes / 2e9 + 16 * 1.00002;
+    assert_true(fabs(pair->moved_s / slow - 1) < 1e-9);
+    assert_true(fabs(pair->total_s - total - (pair->exposed_s - exposed)) < 1e-6);
+    assert_false(ch.cand[ch.chosen].prefill == 1 && ch.cand[ch.chosen].decode == 2);
+    out_us->v = 30, out->v = 0.01; /* 10 MB/s */
+    imp_place(&w.placer, &r, u, N_UNIT, &ch);
+    assert_true(fabs(pair->moved_s / (bytes / 1e7 + bytes / 2e9 + 16 * 50e-6) - 1) < 1e-9);
+    assert_false(ch.cand[ch.chosen].prefill == 1 && ch.cand[ch.chosen].decode == 2);
     free(w.learn);
     imp_graph_free(g);
 }
@@ -479,6 +538,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules),
         cmocka_unit_test(reads_prompts_only),
+        cmocka_unit_test(hand_over_is_priced),
         cmocka_unit_test(auto_is_near_the_best),
         cmocka_unit_test(slow_unit_is_left),
         cmocka_unit_test(prefill_unit_slowed),
