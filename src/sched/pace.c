@@ -9,6 +9,7 @@
  * Always:  a prompt that is first in line gets at least one token a step. */
 #include "sched/sched_int.h"
 
+#define FILL 1.07 /* a piece may be so much longer to make the rows of a step full */
 enum {
     HOLD =
         64, /* steps that short prompts may take at once; divided among the prompts that wait for one stream */
@@ -60,20 +61,28 @@ static double price(const imp_sched *s, const step *t, const job *j, uint32_t n)
     return (predict(s, &with) - predict(s, &t->whole)) / t->alone_s;
 }
 
+/* Is a step with n more prompt tokens behind n_past thought to take no more than that? */
+static bool fits(const imp_sched *s, const step *t, uint32_t n, uint32_t n_past, double limit_s)
+{
+    imp_cost_shape both = join(t->alone, imp_cost_shape_chunk(n, n_past, 1));
+    return predict(s, &both) <= limit_s;
+}
+
 /* Prompt tokens behind n_past that make the step not too long. */
 static uint32_t piece(const imp_sched *s, const step *t, uint32_t n_past)
 {
-    uint32_t most = s->c.generate_limits.max_tok - t->n_tok, lo = ROWS - t->n_decode % ROWS;
+    uint32_t most = s->c.generate_limits.max_tok - t->n_tok, lo = 1, up;
     double limit = t->alone_s * (1 + (s->c.pace - 1) * t->crowd);
     while (lo < most) {
         uint32_t mid = lo + (most - lo + 1) / 2;
-        imp_cost_shape both = join(t->alone, imp_cost_shape_chunk(mid, n_past, 1));
-        if (predict(s, &both) <= limit)
+        if (fits(s, t, mid, n_past, limit))
             lo = mid;
         else
             most = mid - 1;
     }
-    return IMP_MIN(lo, most);
+    up = (t->n_decode + lo + ROWS - 1) / ROWS * ROWS - t->n_decode;
+    bool fill = t->n_tok + up <= s->c.generate_limits.max_tok && fits(s, t, up, n_past, limit * FILL);
+    return fill ? up : IMP_MIN(lo, most);
 }
 
 uint32_t imp_pace_most(imp_sched *s, step *t, const job *j, bool *borrows)
