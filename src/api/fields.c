@@ -394,7 +394,7 @@ imp_status imp_api_parse(imp_endpoint ep, const char *body, size_t n, imp_api_pa
                             .store = true,
                             .think_mode = -1,
                             .stream = (ep & EP_OLLAMA_TEXT) != 0};
-    out->arena = imp_arena_new(4096);
+    out->arena = imp_arena_new(1024);
     if (!out->arena) return imp_fail(err, IMP_NOMEM, "out of memory");
     IMP_TRY(imp_api_json(body, n, &out->root, err));
     IMP_TRY(imp_api_fields(out, err));

@@ -14,8 +14,8 @@
 #include "http/tls.h"
 
 enum {
-    IMP_HTTP_MAX_HEADER = 16 << 10,
-    IMP_HTTP_POOL = 24 << 10, /* memory of a connection in libmicrohttpd: header, read and write buffer */
+    IMP_HTTP_MAX_HEADER = 12 << 10,
+    IMP_HTTP_POOL = 15 << 10, /* of a connection in libmicrohttpd, which touches all of it */
     IMP_HTTP_INLINE_BODY =
         16 << 10,             /* a larger body is parsed by the worker, so that streams go on meanwhile */
     IMP_HTTP_FIRST_S = 9,     /* a connection must have sent its first whole header by then */
