@@ -513,6 +513,9 @@ app_result cmd_plan(app *a)
     if (make_plan(a, path, net, p) == IMP_OK)
         r = opt_on(&a->opt, OPT_MIXED) ? plan_mixed(a, p, path, net) : plan_print(a, p, path, NULL);
     imp_net_close(net);
-    if (r == APP_OK) a->err = (imp_error){0};
-    return r;
+    if (r != APP_OK) return r;
+    a->err = (imp_error){0};
+    if (p->choice.chosen >= 0 || p->assume || p->memory.fits) return APP_OK;
+    if (p->memory.largest_ctx == 0) return app_failed(a, "%s does not fit, however small the context", path);
+    return app_failed(a, "%s does not fit; --ctx %u does", path, p->memory.largest_ctx);
 }

@@ -186,6 +186,8 @@ json "the likeliest token of the logits is the one that run writes" 'd["logits"]
 json "show --json" 'd["arch"]=="llama" and d["vocab"]==512 and d["layers"]==5 and d["can_generate"]' show "$M"
 json "devices --json" 'd["devices"][0]["kind"]=="cpu" and d["devices"][0]["cores"]>0 and d["devices"][0]["ceilings"]["read_gb_s"]>0 and d["devices"][0]["ceilings"]["int8_gop_s"]>0' devices
 json "devices --no-measure measures nothing" 'd["devices"][0]["ceilings"] is None' devices --no-measure
+it plan "$M" --memory 1MB
+yes "a plan of what does not fit says so and exits with 1" test "$rc" -eq 1 -a -s "$T/out" -a "$(wc -l <"$T/err")" -eq 1
 json "plan --json" 'd["fits"] and d["largest_ctx"]>=512 and d["memory"]["total"]==sum(d["memory"][k] for k in ("weights","kv","scratch","other")) and d["candidates"][d["chosen"]]["excluded"] is None and d["candidates"][0]["ttft_ms"]>0 and d["candidates"][0]["interval"][0]<d["candidates"][0]["interval"][1]' plan "$M"
 cp "$T/out" "$T/plan"
 json "plan says when a prompt is too long" 'd["chosen"] is None and "512" in d["candidates"][0]["excluded"]' plan "$M" --prompt 400 --gen 200
