@@ -51,7 +51,7 @@ typedef struct imp_unit {
     uint64_t failed_ns; /* place_lock; when it last failed; 0: never */
     uint32_t n_fail;
     char why_failed[160]; /* place_lock; the last time */
-    uint32_t n_learned; /* lessons since the store was written */
+    uint32_t n_learned;   /* lessons since the store was written */
 } imp_unit;
 
 /* It has failed, and its device says that this is for good. place_lock held. */
@@ -64,7 +64,7 @@ typedef struct imp_instance {
     imp_exec *generate, *embed;
     imp_sched *sched;    /* NULL: the model is not on this unit */
     imp_lessons lessons; /* the unit's thread only, as the next one */
-    bool ran[2];         /* a step that generates or reads prompts, one that embeds: the first teaches nothing */
+    bool ran[2]; /* a step that generates or reads prompts, one that embeds: the first teaches nothing */
     uint32_t after_left; /* steps that generate and still follow its last prompt closely (cost.h) */
     uint32_t n_using;    /* calls that hold it to submit; engine.lock */
     char why_not[160];
