@@ -13,6 +13,7 @@ fuzz_jinja       := text base
 fuzz_grammar     := text base
 fuzz_mlpackage   := fmt tensor base
 fuzz_coreml_worker := dev kern graph fmt tensor base
+fuzz_adapter     := model graph kern fmt text tensor base
 fuzz_objs = $(patsubst src/%.c,$(FUZZ_BUILD)/obj/%.o,$(foreach l,$(or $(fuzz_$(1)),$(LAYERS)),$(call src_of,$(l))))
 
 ifneq ($(filter fuzz fuzz-%,$(MAKECMDGOALS)),)

@@ -9,6 +9,7 @@
  * Source:  PEFT's LoraConfig and how it looks patterns up (peft/utils/other.py, get_pattern_key). */
 #include "fmt/peft.h"
 
+#include <float.h>
 #include <jansson.h>
 #include <math.h>
 
@@ -240,6 +241,11 @@ imp_status imp_peft_scale(const imp_peft *p, const char *module, uint64_t rank, 
         return imp_fail_field(err, IMP_FORMAT, "r",
                               "adapter_config.json says rank %.0f for %s, its matrices have %llu", r,
                               imp_quote_z(module).s, (unsigned long long)rank);
-    *out = (float)(alpha / (json_is_true(json_object_get(p->config, "use_rslora")) ? sqrt(r) : r));
+    double scale = alpha / (json_is_true(json_object_get(p->config, "use_rslora")) ? sqrt(r) : r);
+    if (!(fabs(scale) <= (double)FLT_MAX))
+        return imp_fail_field(err, IMP_FORMAT, "lora_alpha",
+                              "adapter_config.json: the alpha of %s is too large for a scale",
+                              imp_quote_z(module).s);
+    *out = (float)scale;
     return IMP_OK;
 }

@@ -12,6 +12,7 @@
  * Source:  llama.cpp's adapter files (llama-adapter.cpp, convert_lora_to_gguf.py); PEFT's state dict. */
 #include "model/adapter.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -396,8 +397,8 @@ static imp_status read_gguf_keys(opening *o)
         return imp_fail(o->err, IMP_FORMAT, "the adapter was made for a %.*s model, this one is a %s",
                         (int)IMP_MIN(s.n, 40u), s.p != NULL ? s.p : "", o->arch->name);
     if (imp_gguf_has(g, "adapter.lora.alpha") &&
-        (!imp_gguf_f64(g, "adapter.lora.alpha", &alpha) || !isfinite(alpha)))
-        return imp_fail(o->err, IMP_FORMAT, "adapter.lora.alpha is no number");
+        (!imp_gguf_f64(g, "adapter.lora.alpha", &alpha) || !(fabs(alpha) <= (double)FLT_MAX)))
+        return imp_fail(o->err, IMP_FORMAT, "adapter.lora.alpha is no number that can be used");
     o->alpha = (float)alpha;
     o->interleaved = made->gguf_interleaved;
     return IMP_OK;

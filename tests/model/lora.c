@@ -3,7 +3,7 @@
  * Idea:   for every architecture and both file forms of base and adapter: every linear layer and the embedding get a random
  *         pair; ref and cpu with the adapter are held to ref on weights into which the pair was merged by plain loops. The same
  *         PEFT adapter must also mean the same on a folder and on the GGUF file made of it, whose Q and K are permuted.
- *         What mlx-lm says of merged weights is in tests/data/lora (tools/gen/lora_golden.py).
+ *         What mlx-lm's own LoRA layers say is in tests/data/lora (tools/gen/lora_golden.py).
  * Bound:  as golden.c. */
 #include "lora_file.h"
 
@@ -133,6 +133,57 @@ static void test_all_models(void **state)
     assert_true(n >= 40);
 }
 
+/* ---- what another implementation says ------------------------------------------------------------------- */
+
+static const imp_tensor *golden(const imp_safetensors *s, const char *key)
+{
+    const imp_tensor *t = imp_safetensors_get(s, key);
+    if (t == NULL) fail_msg("golden.safetensors lacks %s", key);
+    return t;
+}
+
+/* The folder's adapter on this base against its golden logits. */
+static void check_golden(const char *folder, const char *base, const char *device)
+{
+    char path[200];
+    imp_error err = {0};
+    imp_safetensors *s;
+    imp_net *net;
+    imp_adapter *a;
+    snprintf(path, sizeof path, "%s/golden.safetensors", folder);
+    check_ok(imp_safetensors_open(path, &s, &err), &err);
+    check_ok(imp_net_open(base, 0, &net, &err), &err);
+    check_ok(imp_adapter_open(net, folder, &a, &err), &err);
+    const imp_tensor *ids = golden(s, "ids"), *at = golden(s, "positions"), *want = golden(s, "logits");
+    uint64_t n, n_at = at->dim[0], width = want->dim[1];
+    float *have = outputs(net->generate, device, ids->data, (uint32_t)ids->dim[0], 13, 8,
+                          &(imp_adapter_use){a, 0.75f}, 1, &n);
+    assert_int_equal(n, ids->dim[0] * width);
+    for (uint64_t i = 0; i < n_at; i++)
+        check_off(device, base, have + (uint64_t)((const int32_t *)at->data)[i] * width,
+                  (const float *)want->data + i * width, width, 2e-4);
+    free(have);
+    imp_adapter_unref(a);
+    imp_net_close(net);
+    imp_safetensors_close(s);
+}
+
+static void test_golden(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"llama", "qwen2", "qwen3", "phi3"};
+    for (size_t i = 0; i < IMP_COUNT(name); i++) {
+        char folder[200], base[200], file[208];
+        snprintf(folder, sizeof folder, "tests/data/lora/%s", name[i]);
+        snprintf(base, sizeof base, "%s/%s", root, name[i]);
+        snprintf(file, sizeof file, "%s.gguf", base);
+        check_golden(folder, base, "ref");
+        check_golden(folder, base, "cpu");
+        check_golden(folder, file, "ref");
+        check_golden(folder, file, "cpu");
+    }
+}
+
 /* ---- one adapter, two bases -------------------------------------------------------------------------------- */
 
 static void check_across(const char *name)
@@ -178,8 +229,8 @@ static void test_across(void **state)
 
 /* ---- batches ------------------------------------------------------------------------------------------------ */
 
-/* Every matrix becomes blocks of this type, where its rows are whole blocks. */
-static void quantise(imp_graph *g, imp_dtype t)
+/* Every matrix becomes blocks of this type, where its rows are whole blocks. Their memory is added to held. */
+static void quantise(imp_graph *g, imp_dtype t, void *held[LF_MAX], uint32_t *n_held)
 {
     imp_error err = {0};
     const imp_dtype_info *d = imp_dtype_get(t);
@@ -193,7 +244,8 @@ static void quantise(imp_graph *g, imp_dtype t)
         uint64_t row = imp_tensor_row_bytes(&to);
         uint8_t *data = malloc(n * row);
         float *x = malloc(k * sizeof *x);
-        assert_true(data != NULL && x != NULL);
+        assert_true(data != NULL && x != NULL && *n_held < LF_MAX);
+        held[(*n_held)++] = data;
         for (uint64_t r = 0; r < n; r++) {
             imp_tensor_row_f32(from, r, x);
             d->from_f32(x, NULL, data + r * row, k);
@@ -270,8 +322,10 @@ static void check_mixed(imp_dtype type)
     lf_adapter f[3];
     imp_buf hold[3][2];
     imp_adapter *a[3];
+    void *held[LF_MAX];
+    uint32_t n_held = 0;
     check_ok(imp_net_open("tests/data/models/llama.gguf", 0, &net, &err), &err);
-    if (type != IMP_F32) quantise(net->generate, type);
+    if (type != IMP_F32) quantise(net->generate, type, held, &n_held);
     for (uint32_t i = 0; i < 3; i++) {
         lf_make(&f[i], net->generate, 3 + 5 * i, 100 + i);
         a[i] = lf_open(&f[i], net, true, "llama", hold[i]);
@@ -295,6 +349,7 @@ static void check_mixed(imp_dtype type)
         lf_free(&f[i]);
     }
     imp_net_close(net);
+    for (uint32_t i = 0; i < n_held; i++) free(held[i]);
 }
 
 /* Rows of several adapters, of two at once, and of none, in one step: each has the bits that it has alone. */
@@ -359,6 +414,9 @@ static void test_refuses(void **state)
     refused(changed(lf_gguf(&f, "llama"), "blk.1.attn_k.weight.lora_b", "blk.1.attn_m.weight.lora_b"),
             "belongs to nothing");
     lf_adapter half = f;
+    half.alpha = INFINITY;
+    refused(lf_gguf(&half, "llama"), "adapter.lora.alpha");
+    half = f;
     half.pair[2].b[1] = NAN;
     refused(lf_gguf(&half, "llama"), "not all finite");
     half.pair[2].b[1] = 0;
@@ -392,6 +450,7 @@ static void test_refuses_peft(void **state)
         {"{\"peft_type\":\"IA3\"}", "'IA3'"},
         {"{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":8}", "'r' is no rank"},
         {"{\"peft_type\":\"LORA\",\"r\":4}", "lora_alpha"},
+        {"{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":1e300}", "too large for a scale"},
         {"{" BASE ",\"use_dora\":true}", "DoRA"},
         {"{" BASE ",\"bias\":\"all\"}", "biases"},
         {"{" BASE ",\"modules_to_save\":[\"lm_head\"]}", "'modules_to_save' is set"},
@@ -445,9 +504,10 @@ static void test_patterns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_models),   cmocka_unit_test(test_across),
-        cmocka_unit_test(test_mixed),        cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_refuses_peft), cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_all_models), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_across),     cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_refuses),    cmocka_unit_test(test_refuses_peft),
+        cmocka_unit_test(test_patterns),
     };
     return cmocka_run_group_tests_name("model/lora", tests, NULL, NULL);
 }

@@ -24,6 +24,8 @@ typedef struct lf_adapter {
     uint32_t n;
     float alpha;
     bool rslora;
+    float *merged[LF_MAX]; /* weights that lf_merge made */
+    uint32_t n_merged;
 } lf_adapter;
 
 static inline float lf_random(uint64_t *state)
@@ -86,7 +88,8 @@ static inline void lf_free(lf_adapter *f)
         free(f->pair[i].a);
         free(f->pair[i].b);
     }
-    f->n = 0;
+    for (uint32_t i = 0; i < f->n_merged; i++) free(f->merged[i]);
+    f->n = f->n_merged = 0;
 }
 
 static inline float lf_scale(const lf_adapter *f, uint64_t rank)
@@ -245,8 +248,8 @@ static inline void lf_close(imp_adapter *a, imp_buf hold[2])
 
 /* ---- the truth ---------------------------------------------------------------------------------------- */
 
-/* W + scale B A in f32 takes the place of every adapted weight of the graph. The memory is the test's to the end. */
-static inline void lf_merge(const lf_adapter *f, imp_graph *g, float scale)
+/* W + scale B A in f32 takes the place of every adapted weight of the graph, until lf_free. */
+static inline void lf_merge(lf_adapter *f, imp_graph *g, float scale)
 {
     imp_error err = {0};
     for (imp_val v = 1; v <= imp_graph_n(g); v++) {
@@ -257,7 +260,8 @@ static inline void lf_merge(const lf_adapter *f, imp_graph *g, float scale)
             if (strcmp(p->name, w->name) != 0) continue;
             uint64_t n = t->dim[0], k = t->dim[1];
             float *m = malloc(n * k * sizeof *m);
-            assert_non_null(m);
+            assert_true(m != NULL && f->n_merged < LF_MAX);
+            f->merged[f->n_merged++] = m;
             for (uint64_t r = 0; r < n; r++) {
                 imp_tensor_row_f32(t, r, m + r * k);
                 for (uint64_t c = 0; c < k; c++) {
