@@ -336,6 +336,30 @@ static imp_status measure_cpu(imp_machine *m, uint32_t n_thread, bool quick, uin
     return IMP_OK;
 }
 
+/* What the widest products of another device reach: reading at one row, multiplying at MAX_ROWS. Without f16 products both
+ * stay assumed. */
+static imp_status measure_products(rig *r, imp_machine *m, bool quick, imp_error *err)
+{
+    enum { WIDE = 2 * WIDTH };
+    static const step one = {1, 0, 1}, many = {MAX_ROWS, 0, 1};
+    const uint32_t n_layer = quick ? 6 : 12; /* 200 or 400 MB: more than caches hold */
+    imp_cost_shape sh;
+    double read = 0, multiply = 0;
+    imp_status s = rig_products(r, IMP_F16, WIDE, n_layer, false, err);
+    if (s == IMP_OK) s = rig_compile(r, err);
+    if (s == IMP_OK) s = time_step(r, &one, &sh, &read, err);
+    if (s == IMP_OK) s = time_step(r, &many, &sh, &multiply, err);
+    rig_close(r);
+    if (s == IMP_UNSUPPORTED) return IMP_OK;
+    IMP_TRY(s);
+    const double n = (double)WIDE * WIDE * n_layer;
+    measured(m, IMP_F_BW, 2 * n / read * 1e-9);
+    measured(m, IMP_F_F16, 2 * n * MAX_ROWS / multiply * 1e-12);
+    measured(m, IMP_F_E_BW, 1); /* both are what products reached, no ceilings */
+    measured(m, IMP_F_E_MM, 1);
+    return IMP_OK;
+}
+
 /* ---- hand-over ------------------------------------------------------------------------------------------- */
 
 /* Seconds of one block of a cache of n_layer layers, out and in; *bytes: of a block. */
@@ -487,7 +511,9 @@ imp_status imp_calibrate(imp_device *d, imp_unit_kind kind, uint32_t n_thread, b
                        : IMP_OK;
     for (int i = 0; s == IMP_OK && i < MAX_ROWS; i++) r.token[i] = i % 32;
     for (uint32_t i = 0; s == IMP_OK && i < BLOCKS; i++) r.block[i] = i;
-    if (s == IMP_OK && kind == IMP_UNIT_CPU) s = measure_cpu(m, n_thread, quick, UINT64_MAX, err);
+    if (s == IMP_OK)
+        s = kind == IMP_UNIT_CPU ? measure_cpu(m, n_thread, quick, UINT64_MAX, err)
+                                 : measure_products(&r, m, quick, err);
     if (on_progress != NULL) on_progress(user, 1, PARTS);
     if (s == IMP_OK) s = measure_launch(&r, m, err);
     if (on_progress != NULL) on_progress(user, 2, PARTS);
