@@ -150,18 +150,42 @@ static imp_status split_adapter(app *a, const char *arg, imp_adapter_source *s)
     return IMP_OK;
 }
 
+/* An adapter without a name has its file's or folder's, with its number behind it when an earlier one has that already. */
+static imp_status name_by_file(app *a, size_t number, const char *path, char *out, size_t cap)
+{
+    imp_adapter_info *known;
+    size_t n_known, end = strlen(path), at;
+    while (end > 1 && path[end - 1] == '/') end--;
+    for (at = end; at > 0 && path[at - 1] != '/'; at--) {
+    }
+    size_t n = IMP_MIN(end - at, cap - 24);
+    n -= imp_utf8_incomplete_tail(path + at, n);
+    (void)snprintf(out, cap, "%.*s", (int)n, path + at);
+    if (imp_engine_adapters(a->engine, &known, &n_known) != IMP_OK)
+        return imp_fail(&a->err, IMP_NOMEM, "out of memory");
+    for (size_t i = 0; i < n_known; i++)
+        if (strcmp(known[i].name, out) == 0) {
+            (void)snprintf(out, cap, "%.*s #%zu", (int)n, path + at, number);
+            break;
+        }
+    imp_free(known);
+    return IMP_OK;
+}
+
 imp_status app_adapters_add(app *a, const char *base)
 {
     const app_value *v = &a->opt.v[OPT_LORA];
     for (size_t i = 0; i < v->n; i++) {
         imp_adapter_source s;
-        char own[32];
+        char own[128];
         IMP_TRY(split_adapter(a, v->strs[i], &s));
         if (s.name == NULL && base != NULL)
             return imp_fail(&a->err, IMP_INVALID, "--lora: '%.200s' has no name; write NAME=FILE",
                             v->strs[i]);
-        snprintf(own, sizeof own, "%zu", i);
-        if (s.name == NULL) s.name = own;
+        if (s.name == NULL) {
+            IMP_TRY(name_by_file(a, i + 1, s.path, own, sizeof own));
+            s.name = own;
+        }
         s.base = base;
         s.always = base == NULL;
         IMP_TRY(imp_engine_add_adapter(a->engine, &s, &a->err));

@@ -218,6 +218,15 @@ yes "check finds one NaN and names the tensor" test "$rc" -eq 1 -a "$(grep -c "P
 it check "$T/cut.gguf"
 yes "check of a truncated file" test "$rc" -eq 1 -a "$(grep -c '^PROBLEM' "$T/out")" -eq 1
 
+# ---- adapters: one without a name has its file's
+L=$PWD/tests/data/lora
+cp -R "$L/phi3" "$T/qwen3"
+it logits tests/data/models/qwen3 --ids 1,2,3 --lora "$L/qwen3" --lora "$L/qwen3/:0.5"
+yes "an adapter twice" test "$rc" -eq 0 -a -s "$T/out"
+fails 1 "adapter qwen3: the adapter does not belong to this model" run "$M" Once --lora "$L/qwen3/"
+fails 1 "adapter qwen3 #2: the adapter's tensor" logits tests/data/models/qwen3 --ids 1 --lora "$L/qwen3" --lora "$T/qwen3:0.5"
+fails 1 "adapter law: the adapter does not belong to this model" run "$M" Once --lora law="$L/qwen3"
+
 # ---- closed pipes, full disks, Ctrl-C
 { "$I" logits "$M" "Once upon a time there was" --json 2>"$T/err"; echo $? >"$T/rc"; } | head -c 5 >/dev/null
 yes "a reader that goes away ends it without a word" test ! -s "$T/err"
