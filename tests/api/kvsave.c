@@ -6,51 +6,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "base/thread.h"
-#include "engine/engine_int.h"
 #include "sched/sched_int.h"
 
 enum { MAX_GEN = 24, N_CTX = 512, N_PROMPT = 16 };
 
-typedef struct outcome {
-    imp_token_prob tok[MAX_GEN + 1];
-    size_t n_tok, n_text;
-    char text[1024];
-    imp_finish finish;
-    imp_usage usage;
-    int n_done;
-} outcome;
+#include "crowd.h"
 
-static imp_mutex *mu;
-static imp_cond *cv;
-static uint32_t n_open;
 static char dir[200], copy[220];
-
-static void on_event(void *user, uint64_t id, const imp_event *ev)
-{
-    (void)id;
-    outcome *o = user;
-    if (ev->kind == IMP_EVENT_TEXT) {
-        for (size_t i = 0; i < ev->n_tokens && o->n_tok <= MAX_GEN; i++) o->tok[o->n_tok++] = ev->tokens[i];
-        if (o->n_text + ev->n_text < sizeof o->text) memcpy(o->text + o->n_text, ev->text, ev->n_text);
-        o->n_text += ev->n_text;
-    }
-    if (ev->kind != IMP_EVENT_DONE) return;
-    imp_mutex_lock(mu);
-    o->n_done++;
-    o->finish = ev->finish;
-    o->usage = ev->usage;
-    n_open--;
-    imp_cond_broadcast(cv);
-    imp_mutex_unlock(mu);
-}
-
-static void wait_until(uint32_t most_open)
-{
-    imp_mutex_lock(mu);
-    while (n_open > most_open) imp_cond_wait(cv, mu);
-    imp_mutex_unlock(mu);
-}
 
 static imp_engine *open_engine(const char *path, const char *kv, bool keep, uint32_t n_parallel,
                                uint64_t mem_bytes, imp_model **m)
@@ -94,20 +56,11 @@ static uint64_t submit(imp_model *m, uint32_t i, uint64_t scope, outcome *o)
                      .max_tok = MAX_GEN,
                      .ignore_eos = true,
                      .want_logprobs = true,
-                     .cache_scope = scope,
-                     .on_event = on_event,
-                     .user = o};
+                     .cache_scope = scope};
     imp_sampling_default(&q.sampling);
     q.sampling.seed = i;
     if (i % 2 == 0) q.sampling.temperature = 0;
-    uint64_t id = 0;
-    imp_error err;
-    memset(o, 0, sizeof *o);
-    imp_mutex_lock(mu);
-    n_open++;
-    imp_mutex_unlock(mu);
-    if (imp_submit(m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
-    return id;
+    return crowd_add(m, &q, o);
 }
 
 static void ask(imp_model *m, uint32_t i, uint64_t scope, outcome *o)
@@ -298,15 +251,13 @@ static int setup(void **state)
     (void)state;
     (void)snprintf(dir, sizeof dir, "build/tests/kvsave-%ld", (long)getpid());
     (void)snprintf(copy, sizeof copy, "%s.gguf", dir);
-    return imp_mutex_new(&mu) != IMP_OK || imp_cond_new(&cv) != IMP_OK;
+    return crowd_begin();
 }
 
 static int teardown(void **state)
 {
     (void)state;
     imp_sys_remove_tree(dir);
-    imp_mutex_free(mu);
-    imp_cond_free(cv);
     return 0;
 }
 

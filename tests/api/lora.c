@@ -5,7 +5,6 @@
 #include "client.h"
 
 #include <jansson.h>
-#include <stdatomic.h>
 
 #include "engine/engine_int.h"
 #include "http/http.h"
@@ -64,40 +63,7 @@ static int end(void **state)
 
 /* ---- under load ------------------------------------------------------------------------------------------ */
 
-typedef struct outcome {
-    int32_t id[MAX_GEN + 1];
-    size_t n_id;
-    imp_finish finish;
-    uint32_t n_cached;
-    int n_done;
-} outcome;
-
-static imp_mutex *mu;
-static imp_cond *cv;
-static uint32_t n_open;
-
-static void on_event(void *user, uint64_t id, const imp_event *ev)
-{
-    (void)id;
-    outcome *o = user;
-    for (size_t i = 0; ev->kind == IMP_EVENT_TEXT && i < ev->n_tokens && o->n_id <= MAX_GEN; i++)
-        o->id[o->n_id++] = ev->tokens[i].id;
-    if (ev->kind != IMP_EVENT_DONE) return;
-    imp_mutex_lock(mu);
-    o->n_done++;
-    o->finish = ev->finish;
-    o->n_cached = ev->usage.n_cached;
-    n_open--;
-    imp_cond_broadcast(cv);
-    imp_mutex_unlock(mu);
-}
-
-static void wait_until(uint32_t most_open)
-{
-    imp_mutex_lock(mu);
-    while (n_open > most_open) imp_cond_wait(cv, mu);
-    imp_mutex_unlock(mu);
-}
+#include "crowd.h"
 
 static int32_t prompt[N_PROMPT][MAX_PROMPT];
 static size_t n_prompt[N_PROMPT];
@@ -158,26 +124,18 @@ static uint64_t submit(imp_model *m, int i, const use *u, uint32_t max_tok, imp_
                      .max_tok = max_tok,
                      .want_logprobs = true,
                      .ignore_eos = c == NULL,
-                     .on_event = on_event,
-                     .user = o,
                      .lora = with,
                      .n_lora = (size_t)u->n,
                      .constraint = c};
     imp_sampling_default(&q.sampling);
     q.sampling.temperature = 0;
-    uint64_t id = 0;
-    imp_error err;
-    memset(o, 0, sizeof *o);
     for (int k = 0; k < u->n; k++) {
         char name[16];
         snprintf(name, sizeof name, "a%d", u->adapter[k]);
         assert_int_equal(imp_model_adapter(m, name, 0, &with[k]), IMP_OK);
         with[k].scale = u->scale[k];
     }
-    imp_mutex_lock(mu);
-    n_open++;
-    imp_mutex_unlock(mu);
-    if (imp_submit(m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
+    uint64_t id = crowd_add(m, &q, o);
     for (int k = 0; k < u->n; k++) imp_adapter_unref(with[k].adapter);
     return id;
 }
@@ -195,6 +153,13 @@ static void come_and_go(imp_engine *e, bool *there)
 }
 
 static outcome alone[N_PROMPT][N_USE], other;
+
+static bool same_tokens(const outcome *a, const outcome *b)
+{
+    for (size_t k = 0; k < a->n_tok; k++)
+        if (a->tok[k].id != b->tok[k].id) return false;
+    return a->n_tok == b->n_tok;
+}
 
 /* n requests at random; changes: an adapter comes, is used and goes meanwhile. */
 static void run_storm(imp_engine *e, imp_model *m, rng *r, uint32_t n, bool changes)
@@ -223,9 +188,9 @@ static void run_storm(imp_engine *e, imp_model *m, rng *r, uint32_t n, bool chan
     for (uint32_t k = 0; k < n; k++) {
         assert_int_equal(o[k].n_done, 1);
         assert_true(o[k].finish == IMP_FINISH_LENGTH || o[k].finish == IMP_FINISH_CANCELLED);
-        assert_memory_equal(o[k].id, alone[which[k]][how[k]].id, o[k].n_id * sizeof *o[k].id);
+        assert_memory_equal(o[k].tok, alone[which[k]][how[k]].tok, o[k].n_tok * sizeof *o[k].tok);
         n_finished += o[k].finish == IMP_FINISH_LENGTH;
-        n_hit += o[k].n_cached > 0;
+        n_hit += o[k].usage.n_cached > 0;
     }
     imp_stats st;
     imp_engine_get_stats(e, &st);
@@ -252,7 +217,7 @@ static void storm(void **state)
             imp_engine *e = open_engine(1, 0, mask, &m);
             submit(m, i, &uses[u], MAX_GEN, NULL, &alone[i][u]);
             wait_until(0);
-            n_changed += memcmp(alone[i][u].id, alone[i][0].id, sizeof alone[i][u].id) != 0;
+            n_changed += !same_tokens(&alone[i][u], &alone[i][0]);
             imp_engine_free(e);
         }
     assert_true(n_changed > N_PROMPT * (N_USE - 1) / 2);
@@ -282,15 +247,10 @@ static void constrained(void **state)
     for (int u = 0; u < N_USE; u++) submit(m, u, &uses[u], MAX_GEN, c, &o[u]);
     wait_until(0);
     for (int u = 0; u < N_USE; u++) {
-        char *text;
-        size_t n;
         assert_int_equal(o[u].finish, IMP_FINISH_STOP);
-        assert_int_equal(imp_detokenize(m, o[u].id, o[u].n_id, false, &text, &n, &err), IMP_OK);
-        json_t *doc = json_loadb(text, n, JSON_DECODE_ANY, NULL);
-        if (!json_is_array(doc) || json_array_size(doc) < 2)
-            fail_msg("\"%.*s\" is no such list", (int)n, text);
+        json_t *doc = json_loads(o[u].text, JSON_DECODE_ANY, NULL);
+        if (!json_is_array(doc) || json_array_size(doc) < 2) fail_msg("\"%s\" is no such list", o[u].text);
         json_decref(doc);
-        imp_free(text);
     }
     imp_constraint_free(c);
     imp_engine_free(e);
@@ -501,6 +461,6 @@ int main(void)
     const struct CMUnitTest t[] = {cmocka_unit_test(storm), cmocka_unit_test(constrained),
                                    cmocka_unit_test(chosen_by_request), cmocka_unit_test(loaded_by_request),
                                    cmocka_unit_test(refused_at_load)};
-    if (imp_mutex_new(&mu) != IMP_OK || imp_cond_new(&cv) != IMP_OK) return 1;
+    if (crowd_begin()) return 1;
     return cmocka_run_group_tests_name("api/lora", t, begin, end);
 }

@@ -6,51 +6,9 @@
 
 #include <unistd.h>
 
-#include "base/thread.h"
-#include "engine/engine_int.h"
-
 enum { N_KIND = 64, MAX_GEN = 160 };
 
-typedef struct outcome {
-    imp_token_prob tok[MAX_GEN + 1];
-    size_t n_tok, n_text;
-    char text[2048];
-    imp_finish finish;
-    uint32_t n_generated;
-    int n_done;
-} outcome;
-
-static imp_mutex *mu;
-static imp_cond *cv;
-static uint32_t n_open;
-
-static void on_event(void *user, uint64_t id, const imp_event *ev)
-{
-    (void)id;
-    outcome *o = user;
-    if (ev->kind == IMP_EVENT_TEXT) {
-        for (size_t i = 0; i < ev->n_tokens && o->n_tok <= MAX_GEN; i++) o->tok[o->n_tok++] = ev->tokens[i];
-        if (o->n_text + ev->n_text < sizeof o->text) {
-            memcpy(o->text + o->n_text, ev->text, ev->n_text);
-            o->n_text += ev->n_text;
-        }
-    }
-    if (ev->kind != IMP_EVENT_DONE) return;
-    imp_mutex_lock(mu);
-    o->n_done++;
-    o->finish = ev->finish;
-    o->n_generated = ev->usage.n_generated;
-    n_open--;
-    imp_cond_broadcast(cv);
-    imp_mutex_unlock(mu);
-}
-
-static void wait_until(uint32_t most_open)
-{
-    imp_mutex_lock(mu);
-    while (n_open > most_open) imp_cond_wait(cv, mu);
-    imp_mutex_unlock(mu);
-}
+#include "crowd.h"
 
 static const char *const beginning[] = {
     "Once upon a time",
@@ -87,9 +45,7 @@ static uint64_t submit(imp_model *m, imp_constraint *const *constraint, uint32_t
                      .n_ids = &n_prompt[b],
                      .n_input = 1,
                      .max_tok = rng_below(&r, 4) == 0 ? 1 + rng_below(&r, 12) : MAX_GEN - rng_below(&r, 60),
-                     .ignore_eos = rng_below(&r, 2) == 0,
-                     .on_event = on_event,
-                     .user = o};
+                     .ignore_eos = rng_below(&r, 2) == 0};
     imp_sampling_default(&q.sampling);
     q.sampling.seed = i;
     if (i % 2 == 0) q.sampling.temperature = 0;
@@ -101,14 +57,7 @@ static uint64_t submit(imp_model *m, imp_constraint *const *constraint, uint32_t
     if (i % 3 == 0) q.want_logprobs = true, q.n_logprobs = i % 4;
     if (i % 5 == 2) q.stop = stop, q.n_stop = 2;
     if (i % 4 == 1) q.constraint = constraint[i / 4 % 2];
-    uint64_t id = 0;
-    imp_error err;
-    memset(o, 0, sizeof *o);
-    imp_mutex_lock(mu);
-    n_open++;
-    imp_mutex_unlock(mu);
-    if (imp_submit(m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
-    return id;
+    return crowd_add(m, &q, o);
 }
 
 static const char *model_file;
@@ -159,7 +108,7 @@ static void check_same(uint32_t kind, const outcome *a, const outcome *o)
         fail_msg("request %u: \"%.*s\", without guesses \"%.*s\"", kind, (int)o->n_text, o->text,
                  (int)a->n_text, a->text);
     assert_int_equal(o->finish, a->finish);
-    assert_int_equal(o->n_generated, a->n_generated);
+    assert_int_equal(o->usage.n_generated, a->usage.n_generated);
     assert_int_equal(o->n_tok, a->n_tok);
     assert_memory_equal(o->tok, a->tok,
                         a->n_tok * sizeof a->tok[0]); /* ids and the bits of their probabilities */
@@ -268,7 +217,7 @@ int main(void)
     const struct CMUnitTest t[] = {
         cmocka_unit_test(answers_are_the_same_f32), cmocka_unit_test(answers_are_the_same_f16),
         cmocka_unit_test(answers_are_the_same_q8_0), cmocka_unit_test(answers_are_the_same_q4)};
-    if (imp_mutex_new(&mu) != IMP_OK || imp_cond_new(&cv) != IMP_OK) return 1;
+    if (crowd_begin()) return 1;
     imp_log_set_level((imp_log_level)-1);
     return cmocka_run_group_tests(t, NULL, NULL);
 }

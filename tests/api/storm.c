@@ -3,57 +3,13 @@
  * another one; and every block comes back. IMPETUS_STORM: how many (1000; a tenth under sanitizers would do). */
 #include "test.h"
 
-#include <stdatomic.h>
 #include <unistd.h>
-
-#include "base/thread.h"
-#include "engine/engine_int.h"
 
 #define MODEL "models/stories260K.gguf"
 
 enum { N_PROMPT = 48, MAX_GEN = 90, MAX_PROMPT = 380 };
 
-typedef struct outcome {
-    int32_t id[MAX_GEN + 1];
-    size_t n_id;
-    char text[2048];
-    size_t n_text;
-    imp_finish finish;
-    imp_usage usage;
-    int n_done;
-} outcome;
-
-static imp_mutex *mu;
-static imp_cond *cv;
-static uint32_t n_open;
-
-static void on_event(void *user, uint64_t id, const imp_event *ev)
-{
-    (void)id;
-    outcome *o = user;
-    if (ev->kind == IMP_EVENT_TEXT) {
-        for (size_t i = 0; i < ev->n_tokens && o->n_id <= MAX_GEN; i++) o->id[o->n_id++] = ev->tokens[i].id;
-        if (o->n_text + ev->n_text < sizeof o->text) {
-            memcpy(o->text + o->n_text, ev->text, ev->n_text);
-            o->n_text += ev->n_text;
-        }
-    }
-    if (ev->kind != IMP_EVENT_DONE) return;
-    imp_mutex_lock(mu);
-    o->n_done++;
-    o->finish = ev->finish;
-    o->usage = ev->usage;
-    n_open--;
-    imp_cond_broadcast(cv);
-    imp_mutex_unlock(mu);
-}
-
-static void wait_until(uint32_t most_open)
-{
-    imp_mutex_lock(mu);
-    while (n_open > most_open) imp_cond_wait(cv, mu);
-    imp_mutex_unlock(mu);
-}
+#include "crowd.h"
 
 static int32_t prompt[N_PROMPT][MAX_PROMPT];
 static size_t n_prompt[N_PROMPT];
@@ -83,19 +39,10 @@ static uint64_t submit(imp_model *m, int i, uint32_t max_tok, uint64_t client, o
                      .want_logprobs = true,
                      .client = client,
                      .priority = (int32_t)(client % 3) - 1,
-                     .ignore_eos = true,
-                     .on_event = on_event,
-                     .user = o};
+                     .ignore_eos = true};
     imp_sampling_default(&q.sampling);
     q.sampling.temperature = 0;
-    uint64_t id = 0;
-    imp_error err;
-    memset(o, 0, sizeof *o);
-    imp_mutex_lock(mu);
-    n_open++;
-    imp_mutex_unlock(mu);
-    if (imp_submit(m, &q, &id, &err) != IMP_OK) fail_msg("%s", err.text);
-    return id;
+    return crowd_add(m, &q, o);
 }
 
 static imp_engine *open_engine(uint32_t n_parallel, uint64_t mem_bytes, imp_model **m)
@@ -127,7 +74,7 @@ static void storm(void **state)
         imp_engine *e = open_engine(1, 0, &m);
         submit(m, i, MAX_GEN, 0, &alone[i]);
         wait_until(0);
-        assert_int_equal(alone[i].n_id, MAX_GEN);
+        assert_int_equal(alone[i].n_tok, MAX_GEN);
         imp_engine_free(e);
     }
     imp_engine *e = open_engine(12, 0, &m);
@@ -154,11 +101,11 @@ static void storm(void **state)
         const outcome *a = &alone[which[k]];
         assert_int_equal(o[k].n_done, 1);
         assert_true(o[k].finish == IMP_FINISH_LENGTH || o[k].finish == IMP_FINISH_CANCELLED);
-        assert_memory_equal(o[k].id, a->id, o[k].n_id * sizeof *a->id);
+        assert_memory_equal(o[k].tok, a->tok, o[k].n_tok * sizeof *a->tok);
         n_cancelled += o[k].finish == IMP_FINISH_CANCELLED;
         if (o[k].finish != IMP_FINISH_LENGTH) continue;
         n_finished++;
-        assert_int_equal(o[k].n_id, len[k]);
+        assert_int_equal(o[k].n_tok, len[k]);
         assert_true(o[k].n_text <= a->n_text + 4);
         assert_memory_equal(o[k].text, a->text, IMP_MIN(o[k].n_text, a->n_text) - IMP_MIN(o[k].n_text, 4u));
     }
@@ -178,7 +125,7 @@ static void storm(void **state)
 int main(void)
 {
     const struct CMUnitTest t[] = {cmocka_unit_test(storm)};
-    if (imp_mutex_new(&mu) != IMP_OK || imp_cond_new(&cv) != IMP_OK) return 1;
+    if (crowd_begin()) return 1;
     imp_log_set_level((imp_log_level)-1);
     return cmocka_run_group_tests(t, NULL, NULL);
 }
